@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from soundomni.data.best_fit import pack_offline
     from soundomni.data.encoded.dataset import EncodedClips
     from soundomni.data.loader import PackedLoader, Step
+    from soundomni.data.manifest import Manifest
     from soundomni.data.mixture import Draw, Mixture, MixtureStream, Source
     from soundomni.data.packer import StreamPacker
+    from soundomni.data.parquet import Parquet
     from soundomni.data.samples import Crop, PlannedSample, SampleWriter
     from soundomni.data.toys.toy_sounds import ToySounds
+    from soundomni.data.webdataset import WebDataset
 
 _MODULES = {
     "audio": ("audio_info", "fit_announced", "match_channels", "read_audio", "resample", "resampled_length"),
@@ -28,8 +31,11 @@ _MODULES = {
     "best_fit": ("pack_offline",),
     "encoded.dataset": ("EncodedClips",),
     "loader": ("PackedLoader", "Step"),
+    "manifest": ("Manifest",),
     "mixture": ("Draw", "Mixture", "MixtureStream", "Source"),
     "packer": ("StreamPacker",),
+    "parquet": ("Parquet",),
+    "webdataset": ("WebDataset",),
     "toys.toy_sounds": ("ToySounds",),
     "samples": ("Crop", "PlannedSample", "SampleWriter"),
 }
@@ -40,15 +46,18 @@ __all__ = [
     "Crop",
     "Draw",
     "EncodedClips",
+    "Manifest",
     "Mixture",
     "MixtureStream",
     "PackedLoader",
+    "Parquet",
     "PlannedSample",
     "SampleWriter",
     "Source",
     "Step",
     "StreamPacker",
     "ToySounds",
+    "WebDataset",
     "audio_info",
     "fit_announced",
     "match_channels",

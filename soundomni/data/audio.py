@@ -6,14 +6,12 @@ Shape letters: C audio channels, S samples. Rates are in Hz, waveforms float32 w
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from soundomni.core.errors import UnreadableAudioError
 from soundomni.core.waveform import PEAK_LIMIT, fit_length, match_channels, resample, resampled_length
 from soundomni.data.audio_writing import write_wav
-from soundomni.data.decoder import Opened, opened
+from soundomni.data.decoder import Opened, Place, opened, size_of
 
 __all__ = ["SUFFIXES", "audio_info", "fit_announced", "match_channels", "read_audio", "resample", "resampled_length", "write_wav"]
 
@@ -23,6 +21,9 @@ SUFFIXES = (
 )
 """Suffixes of the files that count as audio in listings."""
 
+HEADER_THREADS = 8
+"""Threads that read headers: opening many small files waits for the disk or the network, not for the processor."""
+
 MOST_DECODED = 2**29
 """Number of bytes of float32 that any file may decode to."""
 
@@ -30,7 +31,7 @@ MOST_EXPANSION = 64
 """A larger file may decode to this many times its size, as speech at 24 kbit/s does; silence can exceed it widely."""
 
 
-def audio_info(path: str | Path) -> tuple[int, int, int]:
+def audio_info(path: Place) -> tuple[int, int, int]:
     """Return (S, rate, C) as the file's header says, without decoding.
 
     Raise UnreadableAudioError if the file is missing, not audio, empty, or shorter than its header says.
@@ -39,9 +40,7 @@ def audio_info(path: str | Path) -> tuple[int, int, int]:
         return file.num_samples, file.rate, file.channels
 
 
-def read_audio(
-    path: str | Path, *, first: int = 0, num_samples: int | None = None, max_samples: int | None = None
-) -> tuple[np.ndarray, int]:
+def read_audio(path: Place, *, first: int = 0, num_samples: int | None = None, max_samples: int | None = None) -> tuple[np.ndarray, int]:
     """Decode a file (WAV, FLAC, OGG, MP3, AIFF and others) and return float32 `[C, S]` and its rate; S is what `audio_info` says.
 
     Memory stays within the decoded audio and one block. Without `max_samples`, a file that would decode to more than
@@ -51,7 +50,7 @@ def read_audio(
     start, otherwise at the beginning; the rest of the file is only examined once.
 
     Args:
-        path: the file.
+        path: the file, or one that lies within another file or in memory (`decoder.Embedded`).
         first: the first sample to return.
         num_samples: number of samples to return from `first` on; None for all up to the end.
         max_samples: largest number of samples to return. A longer file is refused before it is decoded.
@@ -96,14 +95,14 @@ def fit_announced(waveform: np.ndarray, num_samples: int, rate: int, *, name: st
     return fit_length(waveform, num_samples)
 
 
-def _check_size(path: str | Path, count: int, file: Opened, max_samples: int | None) -> None:
+def _check_size(path: Place, count: int, file: Opened, max_samples: int | None) -> None:
     """Raise UnreadableAudioError for more samples than the caller allows, or than a file of this size may have."""
     if max_samples is not None:
         if count > max_samples:
             taken = f"it lasts {count / file.rate:.4g} s, but the limit here is {max_samples / file.rate:.4g} s"
             raise UnreadableAudioError(f"cannot read '{path}': {taken}. Cut it into shorter files")
         return
-    decoded, stored = 4 * count * file.channels, Path(path).stat().st_size
+    decoded, stored = 4 * count * file.channels, size_of(path)
     if decoded > max(MOST_DECODED, MOST_EXPANSION * stored):
         raise UnreadableAudioError(
             f"cannot read '{path}': its {stored / 1e6:.3g} MB would decode to {decoded / 1e6:,.0f} MB ({count / file.rate:,.0f} s), but "

@@ -8,21 +8,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from fnmatch import fnmatch
 
 import numpy as np
 
 from soundomni.core.errors import DataError, UnreadableAudioError, message_of, none_of
 from soundomni.core.files.paths import local_path, place
 from soundomni.core.interfaces import Dataset, Item, Skip
-from soundomni.data.audio import SUFFIXES, audio_info, read_audio
+from soundomni.data.audio import HEADER_THREADS, SUFFIXES, audio_info, read_audio
 from soundomni.data.captions import CAPTION_KEYS, CaptionTable, merge, read_sidecar, read_table
 from soundomni.data.file_names import Names
-from soundomni.data.folder_listing import TABLES, Listing, list_folder
+from soundomni.data.folder_listing import TABLES, Listing, check_patterns, list_folder, matches
 from soundomni.data.text_files import few, read_text
 
 _MOST_NAMED = 3  # files named in an error
-_HEADER_THREADS = 8  # opening many small files waits for the disk or the network, not for the processor
 
 
 class AudioFolder(Dataset):
@@ -62,14 +60,14 @@ class AudioFolder(Dataset):
         file_list: str | None = None,
     ) -> None:
         for name, patterns in (("include", include), ("exclude", exclude)):
-            _check_patterns(name, patterns)
+            check_patterns(name, patterns)
         self._root = local_path(path)
         self._needs_captions = captions
         listing = list_folder(self._root, recursive=recursive)
         names = Names(listing.audio)
 
         def wanted(key: str) -> bool:
-            return _matches(key, include, default=True) and not _matches(key, exclude, default=False)
+            return matches(key, include, default=True) and not matches(key, exclude, default=False)
 
         self._skipped = [skip for skip in listing.skipped if wanted(skip.key)]
         keys = [key for key in listing.audio if wanted(key)]
@@ -79,7 +77,7 @@ class AudioFolder(Dataset):
             raise DataError(f"no audio files in {place(path)}{_looked_for(recursive, include, exclude, file_list)}{self._first_skip()}")
         # A table may only describe files that are not wanted; its faults do not matter then.
         tables = [read_table(self._root, name, names) for name in listing.tables if _is_about(name, keys)]
-        with ThreadPoolExecutor(_HEADER_THREADS) as threads:
+        with ThreadPoolExecutor(HEADER_THREADS) as threads:
             found = threads.map(lambda key: self._examine(key, listing, tables), keys)
             self._items = tuple(item for item in found if item is not None)
         if file_list is None:
@@ -167,7 +165,11 @@ class AudioFolder(Dataset):
         told = [_why_mute(table, self._skipped) for table in tables]
         if not told:
             told = [f"looked for <stem>.json, <stem>.txt, {TABLES[0]} and {TABLES[1]}"]
-            told += [f"{few(listing.other_tables)} is not read; save it as {TABLES[0]}"] if listing.other_tables else []
+            told += (
+                [f"{few(listing.other_tables)} is not read; save it as {TABLES[0]}, or use the dataset manifest"]
+                if listing.other_tables
+                else []
+            )
             told += listing.unread_sidecars(keys)[:_MOST_NAMED]
         why = "; ".join(told).replace("?; ", "? ")
         return f"{start} has a caption: {why}{'' if why.endswith('?') else '.'} To use files without captions, set captions to false"
@@ -200,18 +202,6 @@ def _missing(key: str, where: str, names: Names) -> Skip:
 def _is_about(table: str, keys: Sequence[str]) -> bool:
     folder = table[: table.rfind("/") + 1]
     return not folder or any(key.startswith(folder) for key in keys)
-
-
-def _check_patterns(name: str, patterns: object) -> None:
-    """Raise DataError unless patterns are a list of texts, or None: a single text would be read as one pattern per
-    letter."""
-    if patterns is not None and not (isinstance(patterns, list | tuple) and all(isinstance(pattern, str) for pattern in patterns)):
-        example = patterns if isinstance(patterns, str) else "*.wav"
-        raise DataError(f"{name} is {patterns!r}; expected a list of patterns. Use {name}: ['{example}']")
-
-
-def _matches(key: str, patterns: list[str] | None, *, default: bool) -> bool:
-    return default if not patterns else any(fnmatch(key, pattern) for pattern in patterns)
 
 
 def _looked_for(recursive: bool, include: list[str] | None, exclude: list[str] | None, file_list: str | None) -> str:

@@ -31,11 +31,13 @@ from soundomni.data.text_files import few, kind_of, parse_json, read_text
 
 CAPTION_KEYS = ("prompt", "caption", "text", "captions")
 _FILE = "file_name"
-_FILE_ELSEWHERE = (
+FILE_NAMES = (
     *("filename", "file", "filepath", "file_path", "path", "audio", "audio_file", "audio_path", "audio_filename", "audio_filepath"),
     *("audio_file_path", "audio_file_name", "wav", "wav_path", "fname", "name", "clip", "location"),
 )
-_FIELDS = (*CAPTION_KEYS, "question", "answer", "questions", _FILE)
+"""Other common names of the column with the path."""
+QUESTION_KEYS = ("question", "answer", "questions")
+_FIELDS = (*CAPTION_KEYS, *QUESTION_KEYS, _FILE)
 _MISSING = ("nan", "NaN", "<NA>", "#N/A")
 """Texts that pandas and Excel write into a field without a value."""
 
@@ -78,17 +80,17 @@ def read_table(root: Path, name: str, names: Names) -> CaptionTable:
     """
     path, folder = root / name, name[: name.rfind("/") + 1]
     columns: dict[str, None] = {}
-    gathered: dict[str, _Gathered] = {}
+    gathered: dict[str, Gathered] = {}
     for line, values in _rows(path, columns):
         try:
             row = _known(values)
             file_name = row.get(_FILE)
             if file_name is None:
-                raise ValueError(f"no {_FILE}; {cure(_FILE, _FILE_ELSEWHERE, tuple(row))}")
+                raise ValueError(f"no {_FILE}; {cure(_FILE, FILE_NAMES, tuple(row))}")
             if not isinstance(file_name, str):
                 raise ValueError(f"'{_FILE}' is {kind_of(file_name)}; expected text")
             key = names.find(file_name, folder=folder, root=root)
-            gathered.setdefault(key, _Gathered()).add(_notes(row))
+            gathered.setdefault(key, Gathered()).add(notes_of(row))
         except ValueError as error:
             raise DataError(f"'{path}', row {line}: {error}") from error
     return CaptionTable(name, tuple(columns), {key: found.notes() for key, found in gathered.items()})
@@ -99,13 +101,18 @@ def read_sidecar(path: Path) -> Notes:
     try:
         text = read_text(path, most_bytes=_MOST_SIDECAR_BYTES)
         if path.suffix.lower() == ".json":
-            return _notes(_known(parse_json(text)))
-        captions = (_text(line, "caption") for line in text.splitlines())
-        return Notes(tuple(dict.fromkeys(caption for caption in captions if caption)))
+            return notes_of(_known(parse_json(text)))
+        return notes_in_lines(text)
     except OSError as error:
         raise ValueError(f"{path.name}: it cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
+
+
+def notes_in_lines(text: str) -> Notes:
+    """Return the captions of a text, one on each line that is not blank. Raise ValueError."""
+    captions = (text_of(line, "caption") for line in text.splitlines())
+    return Notes(tuple(dict.fromkeys(caption for caption in captions if caption)))
 
 
 def merge(audio: str, places: Mapping[str, Notes]) -> Notes:
@@ -123,7 +130,7 @@ def merge(audio: str, places: Mapping[str, Notes]) -> Notes:
     return Notes(given["captions"], given["questions"], attributes)
 
 
-class _Gathered:
+class Gathered:
     """What several rows say about one file, each caption and question once, in order."""
 
     def __init__(self) -> None:
@@ -132,12 +139,14 @@ class _Gathered:
         self._attributes: dict[str, dict[str, Any]] = {}
 
     def add(self, notes: Notes) -> None:
+        """Add what another row says."""
         self._captions.update(dict.fromkeys(notes.captions))
         self._questions.update(dict.fromkeys(notes.questions))
         for name, value in notes.attributes.items():
             self._attributes.setdefault(name, {}).setdefault(repr(value), value)
 
     def notes(self) -> Notes:
+        """Return everything that was added; an attribute with different values is a tuple of them."""
         attributes = {name: tuple(found.values()) for name, found in self._attributes.items()}
         return Notes(
             tuple(self._captions),
@@ -153,18 +162,18 @@ def _rows(path: Path, columns: dict[str, None]) -> Iterator[Row]:
             columns.update(dict.fromkeys(_key(name) for name in values))
             yield line, values
         return
-    table = Table(path, needed={_FILE: _FILE_ELSEWHERE}, known=_FIELDS)
+    table = Table(path, needed={_FILE: FILE_NAMES}, known=_FIELDS)
     columns.update(dict.fromkeys(column for column in table.columns if column))
     for line, values in table.rows():
         try:
             for column, value in values.items():
-                values[column] = _cell(column, value)
+                values[column] = cell_of(column, value)
         except ValueError as error:
             raise DataError(f"'{path}', row {line}: {error}") from error
         yield line, values
 
 
-def _cell(column: str, value: str) -> Any:
+def cell_of(column: str, value: str) -> Any:
     """Return the value of a CSV field.
 
     Raise ValueError for a list that is not JSON, and for a quote that includes another row.
@@ -205,10 +214,10 @@ def _key(name: str) -> str:
     return known if known in _FIELDS else name
 
 
-def _notes(values: Mapping[str, Any]) -> Notes:
+def notes_of(values: Mapping[str, Any]) -> Notes:
     """Read the keys of an object. Raise ValueError, which says what is wrong."""
-    captions = [_text(values[key], key) for key in CAPTION_KEYS[:-1] if values.get(key) is not None]
-    captions += [_text(caption, "captions") for caption in _list(values.get("captions"), "captions")]
+    captions = [text_of(values[key], key) for key in CAPTION_KEYS[:-1] if values.get(key) is not None]
+    captions += [text_of(caption, "captions") for caption in _list(values.get("captions"), "captions")]
     pairs = [_pair(pair) for pair in _list(values.get("questions"), "questions")]
     if values.get("question") is not None or values.get("answer") is not None:
         pairs.append(_pair(values))
@@ -224,7 +233,11 @@ def _list(value: object, name: str) -> Sequence[Any]:
     return value
 
 
-def _text(value: object, name: str) -> str:
+def text_of(value: object, name: str) -> str:
+    """Return a caption without surrounding white space, or nothing if it has no visible character.
+
+    Raise ValueError, which names the column, if it is not text.
+    """
     if not isinstance(value, str):
         raise ValueError(f"'{name}' is {kind_of(value)}; expected text")
     if not value.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in value):
@@ -238,7 +251,7 @@ def _text(value: object, name: str) -> str:
 def _pair(value: object) -> tuple[str, str]:
     if not isinstance(value, Mapping):
         raise ValueError(f"a question is {kind_of(value)}; expected an object")
-    question, answer = (_text(value[key], key) if value.get(key) is not None else "" for key in ("question", "answer"))
+    question, answer = (text_of(value[key], key) if value.get(key) is not None else "" for key in ("question", "answer"))
     if not question or not answer:
         raise ValueError("a question needs both 'question' and 'answer'")
     return question, answer

@@ -6,12 +6,13 @@ Shape letters: C audio channels, S samples.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal, cast
 
 import numpy as np
 import soundfile
@@ -34,6 +35,34 @@ _BLOCK = 1 << 16  # values that are decoded at a time
 _BUFFER = 1 << 16  # bytes
 _UNKNOWN_FORMAT = 1  # SF_ERR_UNRECOGNISED_FORMAT
 _SELF_CHECKED = ("HTK",)  # libsndfile only accepts such a file if it is as long as its header says
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """An audio file that is not a file of its own: it lies within another file, or in memory.
+
+    Args:
+        name: what errors call it.
+        source: the file that it lies in, or its bytes.
+        first, end: the range of bytes `[first, end)` in that file; not used for bytes.
+    """
+
+    name: str
+    source: Path | bytes
+    first: int = 0
+    end: int = 0
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def size(self) -> int:
+        """Number of its bytes."""
+        return len(self.source) if isinstance(self.source, bytes) else self.end - self.first
+
+
+Place = str | Path | Embedded
+"""Where an audio file is."""
 
 
 class Decoder(soundfile.SoundFile):  # type: ignore[misc]
@@ -92,22 +121,26 @@ class Opened:
 
 
 @contextlib.contextmanager
-def opened(path: str | Path, *, look: Look) -> Iterator[Opened]:
+def opened(path: Place, *, look: Look) -> Iterator[Opened]:
     """Open a file for decoding, and close it afterwards.
 
     Args:
-        path: the file.
+        path: the file, or one that lies within another file or in memory.
         look: how to check that the file is complete.
 
     Raise UnreadableAudioError, which names the path and the reason, also for errors while the file is open.
     """
-    if not Path(path).is_file():  # a pipe, for instance, cannot be read twice, and its reader would wait forever
+    outer = path.source if isinstance(path, Embedded) else path
+    if not isinstance(outer, bytes) and not Path(outer).is_file():  # a pipe cannot be read twice, and its reader would wait forever
         raise UnreadableAudioError(f"cannot read '{path}': {_reason(path, FileNotFoundError())}")
     try:
-        with Path(path).open("rb", buffering=_BUFFER) as file, contextlib.ExitStack() as stack:
-            contents = examine_once(file) if look == "once" else examine(file, thorough=look == "all")
-            pieces = contents.pieces if contents is not None and contents.pieces is not None else ((0, file.seek(0, os.SEEK_END)),)
-            decoder = stack.enter_context(Decoder(View(file, pieces)))  # libsndfile would trust the suffix of a name
+        with _bytes_of(outer) as file, contextlib.ExitStack() as stack:
+            whole = (path.first, path.end) if isinstance(path, Embedded) and not isinstance(outer, bytes) else None
+            once = look == "once" and not isinstance(outer, bytes)
+            audio = file if whole is None else cast(BinaryIO, View(file, (whole,)))
+            contents = examine_once(file, whole) if once else examine(audio, thorough=look != "ends")
+            pieces = contents.pieces if contents is not None and contents.pieces is not None else ((0, audio.seek(0, os.SEEK_END)),)
+            decoder = stack.enter_context(Decoder(View(audio, pieces)))  # libsndfile would trust the suffix of a name
             rate = int(decoder.samplerate)
             if not LOWEST_RATE <= rate <= HIGHEST_RATE:
                 raise ContainerError(f"its rate is {rate} Hz; expected {LOWEST_RATE} to {HIGHEST_RATE:,} Hz")
@@ -115,6 +148,15 @@ def opened(path: str | Path, *, look: Look) -> Iterator[Opened]:
             yield Opened(decoder, _length(decoder, contents), rate, int(decoder.channels), exact)
     except (ContainerError, soundfile.SoundFileError, OSError, MemoryError, OverflowError, ValueError, struct.error) as error:
         raise UnreadableAudioError(f"cannot read '{path}': {_reason(path, error)}") from error
+
+
+def _bytes_of(source: str | Path | bytes) -> BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb", buffering=_BUFFER)
+
+
+def size_of(path: Place) -> int:
+    """Return the number of bytes of an audio file."""
+    return path.size if isinstance(path, Embedded) else Path(path).stat().st_size
 
 
 def _length(decoder: Decoder, contents: Contents | None) -> int:
@@ -136,19 +178,27 @@ def _length(decoder: Decoder, contents: Contents | None) -> int:
     return frames
 
 
-def _reason(path: str | Path, error: Exception) -> str:
-    if Path(path).is_dir():
-        return "it is a folder"
-    if not Path(path).is_file():
-        return "it is not a regular file" if Path(path).exists() else "no such file"
-    if Path(path).stat().st_size == 0:
+def _reason(path: Place, error: Exception) -> str:
+    file = path.source if isinstance(path, Embedded) else path
+    if not isinstance(file, bytes):
+        if Path(file).is_dir():
+            return "it is a folder"
+        if not Path(file).is_file():
+            return "it is not a regular file" if Path(file).exists() else "no such file"
+    if size_of(path) == 0:
         return "the file is empty"
     if isinstance(error, soundfile.LibsndfileError):
         if error.code == _UNKNOWN_FORMAT:
-            with Path(path).open("rb") as file:
-                return foreign_kind(file.read(HEAD))
+            return foreign_kind(_head(path))
         return _shortened(error.error_string)
     return _shortened(str(error)) or type(error).__name__
+
+
+def _head(path: Place) -> bytes:
+    with _bytes_of(path.source if isinstance(path, Embedded) else path) as file:
+        if isinstance(path, Embedded) and not isinstance(path.source, bytes):
+            file.seek(path.first)
+        return file.read(min(HEAD, size_of(path)))
 
 
 def _shortened(text: str) -> str:

@@ -7,6 +7,7 @@ import os
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 
 from soundomni.core.errors import DataError
@@ -70,10 +71,35 @@ class Listing:
             self._sidecars[normal_form(stem_of(key))].append(key)
         elif suffix in _UNREAD_TABLES:
             self.other_tables.append(key)
-        elif suffix in _UNREADABLE:
-            kind = suffix[1:].upper()
-            reason = f"{kind} files cannot be read; convert it to WAV or FLAC"
-            self.skipped.append(Skip(key, reason, "unsuitable", f"in {kind}, which cannot be read"))
+        elif (skip := unread_format(key)) is not None:
+            self.skipped.append(skip)
+
+
+def unread_format(key: str, name: str | None = None) -> Skip | None:
+    """Return why an audio file cannot be read if its suffix stands for a format without a decoder, such as M4A.
+
+    Args:
+        key: key of the skip.
+        name: name of the file; the key by default.
+    """
+    suffix = suffix_of(key if name is None else name).lower()
+    if suffix not in _UNREADABLE:
+        return None
+    kind = suffix[1:].upper()
+    return Skip(key, f"{kind} files cannot be read; convert it to WAV or FLAC", "unsuitable", f"in {kind}, which cannot be read")
+
+
+def check_patterns(name: str, patterns: object) -> None:
+    """Raise DataError unless patterns are a list of texts, or None: a single text would be read as one pattern per
+    letter."""
+    if patterns is not None and not (isinstance(patterns, list | tuple) and all(isinstance(pattern, str) for pattern in patterns)):
+        example = patterns if isinstance(patterns, str) else "*.wav"
+        raise DataError(f"{name} is {patterns!r}; expected a list of patterns. Use {name}: ['{example}']")
+
+
+def matches(key: str, patterns: list[str] | None, *, default: bool) -> bool:
+    """Return whether a key fits one of the patterns; `default` if there are no patterns."""
+    return default if not patterns else any(fnmatch(key, pattern) for pattern in patterns)
 
 
 def list_folder(root: Path, *, recursive: bool) -> Listing:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
-from soundomni.core.errors import DataError
+from soundomni.core.errors import DataError, none_of
 from soundomni.core.interfaces import Skip
 
 logger = logging.getLogger("soundomni.data")
@@ -74,3 +74,19 @@ def check_skip_limit(unreadable: float, seen: float, *, limit: float, skips: Seq
     if unreadable and seen >= MIN_SEEN and unreadable > limit * seen:
         named = f": {name_first(skips)}" if skips else ""
         raise DataError(f"{unreadable:.0f} of {seen:.0f} clips could not be read, more than data.skip_limit = {limit:g} allows{named}")
+
+
+def why_unusable(count: int, noun: str, where: str, skipped: Sequence[Skip]) -> str:
+    """Return the error of a dataset without items: what was found, and the first reason."""
+    if not count:
+        return f"{where} has no {noun}s; expected one for each clip"
+    mute = (
+        bool(skipped)
+        and all(skip.kind in ("no caption", "missing") for skip in skipped)
+        and any(skip.kind == "no caption" for skip in skipped)
+    )
+    if mute:
+        cure = "Name the column with captions in fields, or set captions to false to use clips without captions"
+        return f"{none_of(count, noun)} in {where} has a caption. {cure}"
+    first = f"; the first, '{skipped[0].key}': {skipped[0].reason}" if skipped else ""
+    return f"{none_of(count, noun)} in {where} can be used{first}"

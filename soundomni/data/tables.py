@@ -14,7 +14,7 @@ from soundomni.core.errors import DataError, amount
 from soundomni.data.audio import SUFFIXES
 from soundomni.data.text_files import few, kind_of, parse_json, read_text
 
-_OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _COMPARED = 100  # names that are compared with a missing one; each comparison takes time
 _QUOTES = "close the quote, and double quotes that belong to a text"
 
@@ -29,20 +29,24 @@ class Table:
         path: the file.
         needed: columns that it must have, each with its other common names.
         known: columns whose names are matched in any case; `needed` ones always are.
+        delimiter: what separates the columns.
 
     `rows` raises DataError, naming file and row, for a row with another number of fields than the header, or an
     unclosed quote.
 
-    Raise DataError if it cannot be read, is not UTF-8, is not separated by commas, lacks a column or has one twice.
+    Raise DataError if it cannot be read, is not UTF-8, is separated by something else, lacks a column or has one twice.
     """
 
-    def __init__(self, path: Path, *, needed: Mapping[str, tuple[str, ...]], known: tuple[str, ...] = ()) -> None:
+    def __init__(self, path: Path, *, needed: Mapping[str, tuple[str, ...]], known: tuple[str, ...] = (), delimiter: str = ",") -> None:
         self._path = path
+        self._delimiter = delimiter
         text = _text(path)
-        self._reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        self._reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
         known = (*needed, *known)
         self.columns = tuple(_named(column, known) for column in self._header())
-        self._check_delimiter(text, tuple(needed))
+        self._first_line = next((line for line in text.splitlines() if line.strip()), "")
+        if not all(column in self.columns for column in needed):
+            self.check_header(tuple(needed))
         self._check_columns(needed)
 
     def rows(self) -> Iterator[Row]:
@@ -84,16 +88,20 @@ class Table:
             return f"{found}; remove the spaces before quotes"
         return f"{found}; quote captions that contain commas"
 
-    def _check_delimiter(self, text: str, needed: tuple[str, ...]) -> None:
-        if all(column in self.columns for column in needed):
-            return
-        header = next((line for line in text.splitlines() if line.strip()), "")
-        if header.strip() == "sep=,":
-            raise DataError(f"'{self._path}' begins with 'sep=,', which only Excel knows; expected a header. Remove this line")
-        for delimiter, name in _OTHER_DELIMITERS.items():
-            others = [_named(column, needed) for column in header.split(delimiter)]
+    def check_header(self, expected: tuple[str, ...] = ()) -> None:
+        """Raise DataError if the first line is separated by something else, or is a row; call it if `expected` columns are missing."""
+        header, own = self._first_line, _DELIMITERS[self._delimiter]
+        if header.strip() == f"sep={self._delimiter}":
+            raise DataError(f"'{self._path}' begins with '{header.strip()}', which only Excel knows; expected a header. Remove this line")
+        for delimiter, name in _DELIMITERS.items():
+            if delimiter == self._delimiter:
+                continue
+            others = [_named(column, expected) for column in header.split(delimiter)]
             if header.strip() == f"sep={delimiter}" or len(others) > len(self.columns):
-                raise DataError(f"'{self._path}' is separated by {name}; expected commas. Save it with commas between the columns")
+                raise DataError(f"'{self._path}' is separated by {name}; expected {own}. Save it with {own} between the columns")
+        named = next((name for name in self.columns if name.lower().endswith(SUFFIXES)), None)
+        if named is not None:
+            raise DataError(f"'{self._path}' begins with a row about '{named}'; expected a header. Add a first line with the column names")
 
     def _check_columns(self, needed: Mapping[str, tuple[str, ...]]) -> None:
         places: dict[str, int] = {}
@@ -104,9 +112,6 @@ class Table:
                     f"'{self._path}' has the column '{column}' twice, as columns {first} and {number}. Keep or rename one of them"
                 )
         missing = [column for column in needed if column not in self.columns]
-        named = next((name for name in self.columns if name.lower().endswith(SUFFIXES)), None)
-        if missing and named is not None:
-            raise DataError(f"'{self._path}' begins with a row about '{named}'; expected a header. Add a first line with the column names")
         for column, others in needed.items():
             if column in missing:
                 found = [name for name in self.columns if name]

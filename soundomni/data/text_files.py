@@ -14,6 +14,7 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+_ARCHIVES = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "ZIP", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _MOST_DIGITS = 1000
 _CURE = "save it as UTF-8"
 _JSON_KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
@@ -44,6 +45,11 @@ def read_text(path: Path, *, most_bytes: int | None = None) -> str:
         line = raw.count(b"\n", 0, error.start) + 1
         found = f"byte 0x{raw[error.start]:02x} in line {line} is not UTF-8, as in Latin-1 and Windows-1252"
         raise ValueError(f"{found}; expected UTF-8: {_CURE} (in Excel: 'CSV UTF-8')") from error
+
+
+def compression_of(head: bytes) -> str | None:
+    """Return how a file that begins with `head` is compressed, or None if it is not."""
+    return next((name for magic, name in _ARCHIVES.items() if head.startswith(magic)), None)
 
 
 def parse_json(text: str) -> Any:

@@ -16,6 +16,7 @@ import soundfile
 from soundomni.core.errors import UnreadableAudioError
 from soundomni.data import audio
 from soundomni.data.audio import audio_info, read_audio
+from soundomni.data.decoder import Embedded
 
 RATE = 8000
 TONE = (0.3 * np.sin(2 * np.pi * 440 * np.arange(8001) / RATE)).astype(np.float32)
@@ -429,3 +430,24 @@ def test_damaged_files_of_all_containers_are_read_whole_or_refused(tmp_path):
     outcomes = [tool["judge"](mutant, tmp_path / "a", memory=False) for mutant in tool["mutants"](96, 7)]
     assert [outcome for outcome in outcomes if outcome[0] == "wrong"] == []
     assert {outcome for outcome, _ in outcomes} >= {"refused"} and sum(outcome != "refused" for outcome, _ in outcomes) > 10
+
+
+@pytest.mark.parametrize("container", ["WAV", "FLAC", "OGG", "MP3", "AIFF", "CAF"])
+def test_a_file_within_another_file_or_in_memory_is_read_like_a_file(tmp_path, container):
+    data = encoded(container)
+    expected = read(tmp_path, data)
+    (tmp_path / "outer.bin").write_bytes(b"RIFF" + bytes(997) + data + b"fLaC" + bytes(500))
+    inside = Embedded("inside", tmp_path / "outer.bin", 1001, 1001 + len(data))
+    for place in (inside, Embedded("inside", data)):
+        assert place.size == len(data) and audio_info(place)[0] == expected.shape[1]
+        assert np.array_equal(read_audio(place)[0], expected)
+        for _ in range(2):
+            assert np.array_equal(read_audio(place, first=1000, num_samples=300)[0], expected[:, 1000:1300])
+    cut = Embedded("inside", tmp_path / "outer.bin", 1001, 1001 + len(data) // 2)
+    for place, words in (
+        (cut, "truncated"),
+        (Embedded("inside", b""), "empty"),
+        (Embedded("inside", b"PK\x03\x04" + bytes(50)), "archive"),
+    ):
+        with pytest.raises(UnreadableAudioError, match=f"^cannot read 'inside': .*{words}"):
+            read_audio(place)

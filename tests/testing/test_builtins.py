@@ -1,9 +1,12 @@
 """Every built-in plugin keeps the contract of its kind."""
 
+import io
 import sys
+import tarfile
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import soundfile
 import torch
@@ -376,6 +379,64 @@ class TestAudioCaps(testing.DatasetSuite):
 
     def make(self):
         return build("dataset", self.name, {"csv": str(self.folder / "train.csv"), "audio_dir": str(self.folder)})
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """Two short clips as bytes, and one that is damaged, by name."""
+    files = {}
+    for name, channels in (("a", 1), ("b", 2)):
+        out = io.BytesIO()
+        soundfile.write(out, 0.1 * np.random.default_rng(0).standard_normal((500, channels)), RATE, format="WAV")
+        files[name] = out.getvalue()
+    return files | {"broken": b"no audio"}
+
+
+class TestManifest(testing.DatasetSuite):
+    name = "manifest"
+
+    @pytest.fixture(autouse=True)
+    def table(self, tmp_path, clips):
+        for name, data in clips.items():
+            (tmp_path / f"{name}.wav").write_bytes(data)
+        rows = [f'{{"audio_filepath": "{name}.wav", "text": "sound {name}"}}' for name in clips]
+        rows.append('{"audio_filepath": "b.wav", "offset": 0.01, "duration": 0.03, "text": "a part"}')
+        (tmp_path / "train.jsonl").write_text("\n".join(rows))
+        self.path = str(tmp_path / "train.jsonl")
+
+    def make(self):
+        return build("dataset", self.name, {"path": self.path})
+
+
+class TestParquet(testing.DatasetSuite):
+    name = "parquet"
+
+    @pytest.fixture(autouse=True)
+    def shard(self, tmp_path, clips):
+        rows = [{"bytes": data, "path": f"{name}.wav"} for name, data in clips.items()]
+        table = pyarrow.table({"audio": rows, "text": [f"sound {name}" for name in clips]})
+        pyarrow.parquet.write_table(table, tmp_path / "train-00000-of-00001.parquet", row_group_size=2)
+        self.folder = str(tmp_path)
+
+    def make(self):
+        return build("dataset", self.name, {"path": self.folder, "index_dir": "memory"})
+
+
+class TestWebDataset(testing.DatasetSuite):
+    name = "webdataset"
+
+    @pytest.fixture(autouse=True)
+    def shard(self, tmp_path, clips):
+        with tarfile.open(tmp_path / "sounds-000000.tar", "w") as shard:
+            for name, data in clips.items():
+                for suffix, content in (("wav", data), ("txt", f"sound {name}".encode())):
+                    member = tarfile.TarInfo(f"{name}.{suffix}")
+                    member.size = len(content)
+                    shard.addfile(member, io.BytesIO(content))
+        self.folder = str(tmp_path)
+
+    def make(self):
+        return build("dataset", self.name, {"path": self.folder, "index_dir": "memory"})
 
 
 TestTensorBoard = suite(testing.TrackerSuite, "TensorBoard", "tensorboard")
