@@ -138,6 +138,8 @@ def test_an_imported_model_makes_clips(tmp_path: Path) -> None:
     model = SoundOmni.from_pretrained(tmp_path / "out")
     ways = {one.name: one.enters for one in model.model.each() if isinstance(one, EncoderModality)}
     assert ways == {"prompt": "cross", "seconds_start": "cross+global", "seconds_total": "cross+global"}
+    whole = model.generate("one two", seconds=4096 / 8000, num_steps=3, seeds=[4])[0]
+    assert whole.waveform.shape == (2, 4096)
     clips = [model.generate("one two", seconds=seconds, num_steps=3, seeds=[4])[0] for seconds in (0.1, 0.25)]
     assert [clip.waveform.shape for clip in clips] == [(2, 800), (2, 2000)]
     assert not torch.equal(

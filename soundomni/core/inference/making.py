@@ -127,8 +127,17 @@ class Maker:
     def decoded(self, made: Representation, lengths: Sequence[int]) -> list[Audio]:
         """Return the audio of a batch, each clip with its number of samples. Raise SpecError if the codec only encodes."""
         self.modality.check_decodes()
-        waveform = self.modality.decode(made).float().cpu().numpy()
+        waveform = self.modality.decode(self._needed(made, max(lengths))).float().cpu().numpy()
         return [Audio.unchecked(fit_length(w, n), self.modality.sample_rate) for w, n in zip(waveform, lengths, strict=True)]
+
+    def _needed(self, made: Representation, num_samples: int) -> Representation:
+        """Return the frames of a batch that its first `num_samples` samples depend on: those of a window beyond them need no decoding."""
+        reach = self.modality.codec.receptive_field
+        if self.modality.window is None or reach is None:
+            return made
+        frames = min(made.values.shape[-1], made.spec.num_frames(num_samples) + reach.decode)
+        counts = tuple(min(frames, count) for count in made.frame_counts)
+        return replace(made, values=made.values[..., :frames], lengths=made.lengths.clamp_max(frames), frames=counts)
 
     def clips(self, made: Representation, lengths: Sequence[int]) -> list[Representation]:
         """Return the clips of a batch one by one, as the codec gives them: `[1, D, T]` or `[1, K, T]` each, for `lengths` samples."""
