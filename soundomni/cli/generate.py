@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 HELP = "make audio from prompts"
 
 
+PROMPTS = "prompts.jsonl"
+"""File with a line for each clip."""
 MOST_CLIPS = 100_000
 """Largest number of clips in one grid."""
 
@@ -170,14 +174,62 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         if not chained:  # whose stages have guidance of their own
             check_negative(request.negative, scale if request.guidance is None else request.guidance)
     out = make_directory(args.out)
+    settings: dict[str, Any] = {"batch": args.batch, "pictures": not args.no_pictures, "format": args.format, "draft": draft}
+    if is_one_of_several():
+        written = generate_together(model, requests, out, **settings)
+        if written is None:  # the first process reports for all
+            return 0
+    else:
+        written = list(generate_files(model, requests, out, **settings))
     made, lines, failures = [], [], []
-    for clip in generate_files(model, requests, out, batch=args.batch, pictures=not args.no_pictures, format=args.format, draft=draft):
+    for clip in written:
         made.append({**asdict(clip.request), "files": [str(file) for file in clip.files], "gain": clip.gain})
         lines.append(f"{clip.files[0]}  {one_line(' '.join(clip.request.prompt.split()))}")
         if clip.no_picture is not None:
             failures.append({"file": str(clip.files[0].with_suffix(".png")), "error": clip.no_picture})
     emit(args, {"model": str(args.model), "clips": made, "failures": failures}, text="\n".join(lines))
     return 1 if failures else 0
+
+
+def is_one_of_several() -> bool:
+    """Return whether torchrun started this process with others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def generate_together(model: SoundOmni | Chain, requests: list[Request], out: Path, **settings: Any) -> list[Written] | None:
+    """Make clips in several processes, each every n-th batch, and return all of them in the first one, None in the others.
+
+    Names and contents of the files are those of a single process, because its batches are divided and not their clips. The other arguments
+    are those of `generate_files`. prompts.jsonl is written at the end.
+    """
+    from soundomni.cli.folders import append_line, next_number
+    from soundomni.core.errors import SoundOmniError
+    from soundomni.core.spec.schema import ParallelSpec
+    from soundomni.train.parallel import open_world
+
+    with open_world(ParallelSpec()) as world:
+        first = world.share(lambda: next_number(out))
+        mine: list[tuple[int, Written]] = []
+        begun, failure = 0, None
+        for index, group in enumerate(_groups(requests, settings["batch"])):
+            if index % world.size == world.rank and failure is None:
+                try:
+                    made = list(generate_files(model, list(group), out, **settings, first_number=first + begun))
+                except (SoundOmniError, OSError) as error:
+                    failure = error
+                else:
+                    mine += [(begun + i, clip) for i, clip in enumerate(made)]
+            begun += len(group)
+        failures = [one for one in world.gather(failure) if one is not None]
+        if failures:
+            raise failures[0]
+        found = world.gather(mine)
+        if not world.is_main:
+            return None
+        written = [clip for _, clip in sorted((pair for part in found for pair in part), key=lambda pair: pair[0])]
+        for clip in written:
+            append_line(out / PROMPTS, _line(clip))
+        return written
 
 
 def generate_files(
@@ -189,19 +241,22 @@ def generate_files(
     pictures: bool,
     format: str = "wav",
     draft: SoundOmni | None = None,
+    first_number: int | None = None,
 ) -> Iterator[Written]:
     """Make clips in batches and yield each as soon as it is written.
 
     Requests that differ in length or settings are made separately.
 
-    Files from earlier calls stay in the folder: numbers go on after the highest one there, and prompts.jsonl grows. A
-    picture that cannot be drawn is reported on stderr, and its clip is still written.
+    Files from earlier calls stay in the folder: numbers go on after the highest one there, and prompts.jsonl grows. With a `first_number`,
+    numbers start there, and prompts.jsonl is not written. A picture that cannot be drawn is reported on stderr, and its clip is still
+    written.
     """
     from soundomni.cli.progress import Progress
     from soundomni.core.inference.editing import Kept
     from soundomni.core.waveform import Audio
     from soundomni.data.audio import read_audio
 
+    done = 0
     with Progress("making clips", total=len(requests)) as progress:
         for group in _groups(requests, batch):
             first = group[0]
@@ -224,12 +279,22 @@ def generate_files(
                 **besides,
             )
             for request, clip in zip(group, clips, strict=True):
-                yield _write(request, clip, out, pictures=pictures, format=format)
+                number = None if first_number is None else first_number + done
+                yield _write(request, clip, out, pictures=pictures, format=format, number=number)
+                done += 1
                 progress.advance()
 
 
-def _write(request: Request, clip: Audio, out: Path, *, pictures: bool, format: str) -> Written:
-    """Write a clip, its line in prompts.jsonl and then its picture, so that no later failure loses what comes first."""
+def _line(clip: Written) -> str:
+    """Return the line of prompts.jsonl about a clip."""
+    return json.dumps({**asdict(clip.request), "file": clip.files[0].name, "gain": clip.gain})
+
+
+def _write(request: Request, clip: Audio, out: Path, *, pictures: bool, format: str, number: int | None) -> Written:
+    """Write a clip, its line in prompts.jsonl and then its picture, so that no later failure loses what comes first.
+
+    With a `number`, the file has this one, and the line is left to the caller.
+    """
     from soundomni.cli.console import note
     from soundomni.cli.folders import append_line, claimed_number
     from soundomni.core.errors import message_of
@@ -238,11 +303,12 @@ def _write(request: Request, clip: Audio, out: Path, *, pictures: bool, format: 
     from soundomni.data.audio_writing import write_audio
     from soundomni.data.spectrogram import save_spectrogram
 
-    with claimed_number(out) as number:
-        stem = out / f"{number:03d}-{slug(request.prompt)}"
+    with claimed_number(out) if number is None else contextlib.nullcontext(number) as own:
+        stem = out / f"{own:03d}-{slug(request.prompt)}"
         file = stem.with_suffix(find_format(format).suffix)
         gain = write_audio(file, clip.waveform, clip.sample_rate, format=format)
-    append_line(out / "prompts.jsonl", json.dumps({**asdict(request), "file": file.name, "gain": gain}))
+    if number is None:
+        append_line(out / PROMPTS, _line(Written(request, [file], gain)))
     say_gain(file, gain, kept=request.keep is not None)
     if not pictures:
         return Written(request, [file], gain)
