@@ -33,7 +33,7 @@ from soundomni.core.inference.bounded_change import most_change
 from soundomni.core.inference.clean_estimate import clean_estimate
 from soundomni.core.inference.contexts import make_cache
 from soundomni.core.inference.sampling import AudioSlots
-from soundomni.core.sequence import Segment
+from soundomni.core.sequence import Context, Segment
 
 TIMESTEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.87, 0.92, 0.95, 0.97, 0.985, 1.0)
 """Timesteps at which the loss of a clip is measured; it is interpolated between them."""
@@ -149,8 +149,17 @@ def _noises(clip: Tensor) -> list[Tensor]:
 def _errors(model: UnifiedModel, clip: Tensor, rows: Sequence[tuple[float, Tensor]], *, slot: Segment) -> list[float]:
     """Return the mean squared error of the estimate for each (timestep, noise), with no prompt."""
     frames, objective = clip.shape[1], model.made(slot.modality).objective
-    cache = make_cache(model, [()] * len(rows), room=frames + 2)
-    slots = AudioSlots(model, cache, [slot] * len(rows), positions=[0] * len(rows))
+    contexts: list[Context] = [()] * len(rows)
+    cache = make_cache(model, contexts, room=slot.length)
+    unknown = torch.zeros(len(rows), frames, dtype=torch.bool, device=clip.device)
+    slots = AudioSlots(
+        model,
+        cache,
+        [slot] * len(rows),
+        positions=[0] * len(rows),
+        conditions=model.conditions(contexts),
+        hints=objective.hints(clip.expand(len(rows), -1, -1), unknown),
+    )
     noised = torch.cat([objective.noised(clip[None], noise[None], timestep) for timestep, noise in rows])
     timesteps = torch.tensor([timestep for timestep, _ in rows], device=clip.device)
     velocity = slots.predict(noised, timesteps[:, None].expand(-1, frames))

@@ -201,12 +201,14 @@ class _Made(MadeModality):
         if len(clips) == 0:
             return self.empty_query()
         tokens = self.objective.tokens(self.codec.spec)
-        shape = (2, len(clips), tokens.num_inputs, int(clips.num_tokens.max()) - self.lead)
-        values = torch.empty(shape, device=self.device, dtype=_values_dtype(self))
-        times = torch.empty(values.shape[1], values.shape[3], device=self.device)
+        frames = int(clips.num_tokens.max()) - self.lead
+        width = tokens.outputs if isinstance(tokens.outputs, int) else tokens.num_inputs
+        values = torch.empty(2, len(clips), width, frames, device=self.device, dtype=_values_dtype(self))
+        times = torch.empty(len(clips), frames, device=self.device)
         given = tokens.inputs[: self.first_level] if isinstance(tokens.inputs, tuple) else ()
         levels = (*given, *tokens.outputs) if isinstance(tokens.outputs, tuple) else ()
-        return Query(inputs=values[0], timesteps=times, targets=values[1], loss_mask=times > 0, levels=levels)
+        hints = self.objective.hints(values[0], times > 0)
+        return Query(inputs=values[0], timesteps=times, targets=values[1], loss_mask=times > 0, levels=levels, hints=hints)
 
 
 class _Given(CodecModality):
