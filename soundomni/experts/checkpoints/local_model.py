@@ -155,7 +155,8 @@ class LocalModel:
         tensors = self._tensors(like, weights, other_names)
         with uninitialized():  # buffers get their values
             network = make()
-        network.load_state_dict(tensors, strict=False, assign=True)
+        constants = {name: tensor for name, tensor in network.state_dict().items() if name.endswith(_CONSTANTS)}
+        network.load_state_dict(constants | tensors, assign=True)
         return network.requires_grad_(False).eval()
 
     def _tensors(self, like: Mapping[str, Tensor], weights: WeightFile, other_names: Callable[[str], Collection[str]]) -> dict[str, Tensor]:
