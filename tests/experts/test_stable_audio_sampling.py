@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -21,6 +22,7 @@ SECONDS = FRAMES * LATENT_DIM / RATE - LATENT_DIM / RATE  # the codec adds a fra
 GUIDANCE = {
     "plain": (GuidanceSpec(scale=1.0), {"cfg_scale": 1.0}),
     "guided": (GuidanceSpec(scale=7.0), {"cfg_scale": 7.0}),
+    "in an interval": (GuidanceSpec(scale=7.0, interval=(0.4, 0.9)), {"cfg_scale": 7.0}),
     "rescaled": (GuidanceSpec(scale=4.0, rescale=0.7), {"cfg_scale": 4.0, "scale_phi": 0.7}),
 }
 
@@ -40,6 +42,12 @@ def conditions(numbers: dict[str, Any], text: str) -> tuple[Tensor, Tensor]:
 def drawn_noise(seed: int) -> Tensor:
     """The noise that a clip of this seed begins with."""
     return torch.randn(FRAMES, LATENT_DIM, generator=torch.Generator().manual_seed(seed)).T[None]
+
+
+def intervals(given: GuidanceSpec, *, circle: bool) -> dict[str, tuple[float, float]]:
+    """Their interval: they compare t of a flow, and sin(π·u/2) on the circle, which is t / |(1 − t, t)|."""
+    low, high = (t / (math.hypot(1 - t, t) if circle else 1.0) for t in given.interval)
+    return {"cfg_interval": (low, high)}
 
 
 @pytest.mark.parametrize("guidance", list(GUIDANCE))
@@ -69,6 +77,7 @@ def test_a_guided_run_of_a_v_model_equals_theirs(sampler: str, family: str, guid
             cross_attn_cond=tokens,
             global_embed=whole,
             use_checkpointing=False,
+            **intervals(given, circle=True),
             **arguments,
         )
     torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
@@ -118,6 +127,7 @@ def test_a_guided_run_of_a_rectified_flow_equals_theirs(guidance: str) -> None:
     with torch.no_grad():
         x = drawn_noise(3)
         for now, then in pairwise(times):
-            v = transformer(x, now[None], cross_attn_cond=tokens, global_embed=whole, use_checkpointing=False, **arguments)
+            more = {**arguments, **intervals(given, circle=False), "use_checkpointing": False}
+            v = transformer(x, now[None], cross_attn_cond=tokens, global_embed=whole, **more)
             x = x + (then - now) * v
     torch.testing.assert_close(made, x, rtol=1e-4, atol=1e-4 * float(x.abs().max()))

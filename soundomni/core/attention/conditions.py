@@ -71,8 +71,9 @@ class SeenConditions:
         return replace(self, tokens=self.projected(MAPPED, 0, twice)[0])
 
     def at(self, times: Tensor) -> SeenConditions:
-        """Return the conditions with the timestep of each clip, `[M]`."""
-        return replace(self, times=torch.cat([times.new_zeros(1), times]))
+        """Return the conditions with the timesteps of the first clips of the M, or of all of them; the others get 0."""
+        rest = len(self.vectors) - 1 - len(times)
+        return replace(self, times=torch.cat([times.new_zeros(1), times, times.new_zeros(rest)]))
 
 
 @dataclass(frozen=True)
