@@ -16,7 +16,7 @@ from soundomni.core.assembly.normalizer import LatentNormalizer
 from soundomni.core.assembly.uninitialized import uninitialized
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Backbone, Codec, Connector, Encoder, LevelsConnector, Objective, Prediction, Router, Sampler
-from soundomni.core.limits import MOST_STEPS, check_count
+from soundomni.core.limits import MOST_STEPS, check_count, check_seconds
 from soundomni.core.representation import TokenSpec
 from soundomni.core.spec.registry import build, load
 from soundomni.core.spec.schema import ModalitySpec, ModelSpec, Slot
@@ -190,6 +190,8 @@ def _modality(
     normalizer = LatentNormalizer.of(source.spec, spec.normalize)
     if objective is None:
         return CodecModality(name=name, connector=connector, codec=source, normalizer=normalizer)
+    if spec.window is not None:
+        check_seconds(spec.window, name=f"model.modalities.{name}.window")
     return MadeModality(
         name=name,
         connector=connector,

@@ -226,7 +226,7 @@ def _modality(condition: Condition, text_encoder: str | None) -> dict[str, Any]:
         number = {**condition.settings, "clamp": True}
         return {"encoder": {"class_path": "number", "init_args": number}, "connector": "linear", "enters": condition.enters}
     length = condition.settings["max_length"]
-    text = {"name": text_encoder or condition.settings["name"], "pad_to": length, "truncate": True}
+    text = {"name": text_encoder or condition.settings["name"], "max_tokens": max(length, 512), "pad_to": length, "truncate": True}
     return {"encoder": {"class_path": "t5", "init_args": text}, "connector": "identity", "enters": condition.enters}
 
 

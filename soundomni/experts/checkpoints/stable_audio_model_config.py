@@ -12,6 +12,7 @@ from typing import Any, Literal
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.pretrained.config_sections import Section
 from soundomni.core.spec.values import join
+from soundomni.experts.checkpoints.stable_audio_layout import LATENT
 
 TRANSFORMER, MODEL = "the backbone dit", "the importer"
 Objective = Literal["v", "rectified_flow", "rf_denoiser"]
@@ -125,13 +126,15 @@ def parse_model_config(tree: Any) -> ModelConfig:
 
 def _conditions(section: Section, crosses: tuple[str, ...], globals_: tuple[str, ...]) -> tuple[Condition, ...]:
     """Read the conditioners. Raise SpecError for a kind that is not known, or an id without one."""
-    found = []
+    found: list[Condition] = []
     for index, given in enumerate(section.take("configs", list[dict[str, Any]])):
         one = Section(given, f"{join(section.key, 'configs')}[{index}]")
         id, kind, settings = one.take("id", str), one.take("type", str), one.section("config")
         one.close()
         if not id.isidentifier():
             raise SpecError(f"{join(one.key, 'id')} is '{id}'; expected a name of letters, digits and underscores")
+        if id == LATENT or id in (other.id for other in found):
+            raise SpecError(f"{join(one.key, 'id')} is '{id}', which is taken; expected another name for each condition")
         read = {T5: _t5, NUMBER: _number}.get(kind)
         if read is None:
             near = did_you_mean(kind, (T5, NUMBER))
