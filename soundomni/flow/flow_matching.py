@@ -8,28 +8,30 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import LossTerms, Objective, Query
 from soundomni.core.representation import Representation, RepresentationSpec, TokenSpec, draw_noise, length_mask
-from soundomni.flow.timestep_schedule import check_shift, shift_timestep
-
-Timesteps = Literal["logit-normal", "uniform"]
+from soundomni.flow.training_timesteps import TimestepDistribution, Timesteps
 
 
 class FlowMatching(Objective):
     """x_t = (1 − t)·x0 + t·ε with one t per clip; the target is the velocity ε − x0; the loss is named "velocity".
 
     Args:
-        timesteps: "logit-normal", t = sigmoid(mean + std·u) with u ~ N(0, 1) (Esser et al. 2024, section 3.1), or
-            "uniform".
-        mean: mean of the logit of t for "logit-normal"; ignored for "uniform".
-        std: standard deviation of the logit of t for "logit-normal"; ignored for "uniform".
+        timesteps: "logit-normal", t = sigmoid(mean + std·u) with u ~ N(0, 1) (Esser et al. 2024, section 3.1); "uniform";
+            "truncated-logit-normal", 1 − t logit-normal above 0.075 and stretched to 0 to 1, as in stable-audio-tools; or "even-log-snr",
+            with an even log signal-to-noise ratio from −6 to 5, as in Stable Audio 3.
+        mean: mean of the logit for the two logit-normal ones; others ignore it. stable-audio-tools' "log_snr" is "logit-normal" with mean
+            1.2 and std 2.
+        std: standard deviation of the logit for the two logit-normal ones; others ignore it.
         shift: s in t ← s·t / (1 + (s − 1)·t); above 1, clips are noisier.
+        length_shift: log s for clips of 256 and of 4096 frames, between which it changes evenly, such as [0.5, 1.15]; null for the same
+            `shift` for all clips.
         shows_known: whether the network sees which frames are known, and what they hold, in D + 1 numbers more of each token, while these
             frames become as noisy as the others. Backbones with one timestep for a whole clip, such as `dit`, need it to continue and to
             fill clips.
@@ -47,19 +49,12 @@ class FlowMatching(Objective):
         mean: float = 0.0,
         std: float = 1.0,
         shift: float = 1.0,
+        length_shift: tuple[float, float] | None = None,
         shows_known: bool = False,
     ) -> None:
         super().__init__()
         self.shows_known = shows_known
-        known = get_args(Timesteps)
-        if timesteps not in known:
-            raise SpecError(f"timesteps is '{timesteps}'; expected logit-normal or uniform.{did_you_mean(timesteps, known)}")
-        if not std > 0:
-            raise SpecError(f"std is {std}; expected a number above 0")
-        self.timesteps = timesteps
-        self.mean = mean
-        self.std = std
-        self.shift = check_shift(shift)
+        self.distribution = TimestepDistribution(kind=timesteps, mean=mean, std=std, shift=shift, length_shift=length_shift)
 
     def tokens(self, spec: RepresentationSpec) -> TokenSpec:
         """Return D numbers in and out. Raise SpecError for a codec of codes."""
@@ -109,14 +104,14 @@ class FlowMatching(Objective):
         known: Tensor,
         noise: Tensor,
         generators: Sequence[torch.Generator],
-        timesteps: Sequence[Callable[[torch.Generator], float]],
+        timesteps: Sequence[Callable[[torch.Generator, int], float]],
     ) -> Query:
         self.tokens(clean.spec)
         values = clean.values
         noise = noise.to(values.device)
         times, epsilon = torch.zeros(len(values)), torch.zeros_like(values)
         for i, frames in enumerate(clean.frame_counts):  # clean clips too: to ask which they are would wait for the device
-            times[i] = timesteps[i](generators[i])
+            times[i] = timesteps[i](generators[i], frames)
             draw_noise(epsilon[i], frames, generators[i])
         epsilon = epsilon.masked_fill(~noise[:, None, None], 0.0)
         valid = length_mask(clean.lengths.to(values.device), values.shape[-1])
@@ -133,17 +128,11 @@ class FlowMatching(Objective):
             hints=self.hints(data, known & made),
         )
 
-    def _draw_timestep(self, generator: torch.Generator) -> float:
-        if self.timesteps == "uniform":
-            drawn = 1.0 - torch.rand((), generator=generator, device=generator.device)  # in (0, 1]: t = 0 means clean
-        else:
-            drawn = torch.sigmoid(self.mean + self.std * torch.randn((), generator=generator, device=generator.device))
-        return float(shift_timestep(drawn, self.shift))
+    def _draw_timestep(self, generator: torch.Generator, frames: int) -> float:
+        return self.distribution.draw(generator, frames)
 
-    def _timestep_at(self, quantile: float, generator: torch.Generator) -> float:
-        place = torch.tensor(quantile, dtype=torch.float64)
-        at = place if self.timesteps == "uniform" else torch.sigmoid(self.mean + self.std * torch.special.ndtri(place))
-        return float(shift_timestep(at, self.shift))
+    def _timestep_at(self, quantile: float, generator: torch.Generator, frames: int) -> float:
+        return self.distribution.at(quantile, frames)
 
     def loss(self, prediction: Tensor, query: Query) -> LossTerms:
         """Return the sum over counted frames of the mean squared error over D, and their number.

@@ -25,7 +25,7 @@ class VPrediction(FlowMatching):
     of the circle.
 
     Args:
-        timesteps, mean, std, shift: as in `FlowMatching`, for u.
+        timesteps, mean, std, shift, length_shift, shows_known: as in `FlowMatching`, for u.
 
     Raises:
         SpecError: an argument is out of range.
@@ -54,11 +54,11 @@ class VPrediction(FlowMatching):
         radius = _radius(query.timesteps)[:, None]
         return super().loss(_precise(prediction) * radius, replace(query, targets=_precise(query.targets) * radius))
 
-    def _draw_timestep(self, generator: torch.Generator) -> float:
-        return _flow_time(super()._draw_timestep(generator))
+    def _draw_timestep(self, generator: torch.Generator, frames: int) -> float:
+        return _flow_time(super()._draw_timestep(generator, frames))
 
-    def _timestep_at(self, quantile: float, generator: torch.Generator) -> float:
-        return _flow_time(super()._timestep_at(quantile, generator))
+    def _timestep_at(self, quantile: float, generator: torch.Generator, frames: int) -> float:
+        return _flow_time(super()._timestep_at(quantile, generator, frames))
 
 
 def _precise(values: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import First, LossTerms, Query
-from soundomni.flow.flow_matching import FlowMatching, Timesteps
+from soundomni.flow.flow_matching import FlowMatching
+from soundomni.flow.training_timesteps import Timesteps
 
 SMALLEST = 1e-4
 """Smallest divisor, used in place of smaller t: at 0, the timestep of known frames, there is no velocity."""
@@ -41,10 +42,11 @@ class XPrediction(FlowMatching):
         mean: float = 0.0,
         std: float = 1.0,
         shift: float = 1.0,
+        length_shift: tuple[float, float] | None = None,
         shows_known: bool = False,
         min_timestep: float = 0.05,
     ) -> None:
-        super().__init__(timesteps=timesteps, mean=mean, std=std, shift=shift, shows_known=shows_known)
+        super().__init__(timesteps=timesteps, mean=mean, std=std, shift=shift, length_shift=length_shift, shows_known=shows_known)
         if not 0.0 < min_timestep <= 1.0:
             raise SpecError(f"min_timestep is {min_timestep}; expected a number above 0 and at most 1")
         self.min_timestep = min_timestep
