@@ -16,7 +16,9 @@ from soundomni.core.spec import registry
 
 BASH = shutil.which("bash")
 
-SAMPLERS = {"dpmpp", "euler", "heun", "maskgit", "maskgit-critic", "midpoint", "next-token", "rk4", "speculative"}
+CODE_SAMPLERS = {"maskgit", "maskgit-critic", "next-token", "speculative"}
+DIFFUSION_SAMPLERS = {"ddim", "dpmpp-2m", "dpmpp-2m-sde", "dpmpp-3m-sde", "pingpong"}
+SAMPLERS = {"dpmpp", "euler", "heun", "midpoint", "rk4", *CODE_SAMPLERS, *DIFFUSION_SAMPLERS}
 CASES = {
     "soundomni tr|": {"train"},
     "soundomni |": set(cli.COMMANDS),
@@ -48,8 +50,18 @@ CASES = {
     "soundomni generate --model |": {"nano", "nano-codes"},
     "soundomni generate --model nano --no-p|": {"--no-pictures"},
     "soundomni export na|": {"nano", "nano-codes"},
-    "soundomni export run --format st|": {"stable-audio-vae"},
-    "soundomni import |": {"stable-audio-vae", "dac", "encodec", "mimi", "hubert-kmeans", "qwen2-audio", "bagel", "soundomni"},
+    "soundomni export run --format st|": {"stable-audio-vae", "stable-audio-tools"},
+    "soundomni import |": {
+        "stable-audio",
+        "stable-audio-vae",
+        "dac",
+        "encodec",
+        "mimi",
+        "hubert-kmeans",
+        "qwen2-audio",
+        "bagel",
+        "soundomni",
+    },
     "soundomni import bagel --ll|": {"--llm"},
     "soundomni plugins --mod|": set(),
     "soundomni plugins list --sam|": set(),
@@ -57,7 +69,7 @@ CASES = {
     "soundomni import stable-audio-vae x --sam|": set(),
     "soundomni import bagel --sam|": {"--sampler", "--sampler."},
     "soundomni import soundomni x --model.normalize g|": {"global"},
-    "soundomni train --model.codec mdct --model.encoder lo|": {"log-mel"},
+    "soundomni train --model.codec mdct --model.encoder lo|": {"log-mel", "lookup"},
     "soundomni train --train.steps |": set(),
     "soundomni completion |": {"bash", "zsh"},
 }

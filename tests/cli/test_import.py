@@ -215,6 +215,6 @@ def test_a_check_that_fails_writes_nothing(tmp_path: Path, fails: Any) -> None:
 
 def test_wrong_usage(tmp_path: Path, fails: Any) -> None:
     assert "stable-audio-vae" in fails("import")
-    assert "the action is 'stable-audio'; expected one of" in fails("import", "stable-audio", "x", "--out", tmp_path)
+    assert "the action is 'stable-audi'; expected one of" in fails("import", "stable-audi", "x", "--out", tmp_path)
     assert "does not read a spec" in fails("import", "stable-audio-vae", "x", "--out", tmp_path, "--model.codec=x")
     assert "Did you mean '--config'?" in fails("import", "stable-audio-vae", "x", "--out", tmp_path, "--confg=x")
