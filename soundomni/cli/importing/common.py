@@ -5,10 +5,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from soundomni.experts.checkpoints.language_import import ImportedModel
+
+T = TypeVar("T")
+Taken = TypeVar("Taken", contravariant=True)
+
+
+class Writer(Protocol[Taken]):
+    """Writes what was imported into an empty folder and returns its report."""
+
+    def __call__(self, imported: Taken, folder: Path, /, *, license: str | None) -> dict[str, Any]:
+        """Write a model directory for weights under a license, None for unknown."""
 
 
 def add_options(parser: argparse.ArgumentParser, *, source: str, free: str) -> None:
@@ -35,12 +45,18 @@ def add_llm(parser: argparse.ArgumentParser) -> None:
 
 
 def write(args: argparse.Namespace, make: Callable[[], ImportedModel]) -> int:
+    """Write what `make` imports, a model around a language model; see `write_with`."""
+    from soundomni.experts.checkpoints.language_import import write_imported
+
+    return write_with(args, make, write_imported)
+
+
+def write_with(args: argparse.Namespace, make: Callable[[], T], write_imported: Writer[T]) -> int:
     """Write what `make` imports, whole or not at all, and print what was used and what was not."""
     from soundomni.cli.console import emit
     from soundomni.cli.folders import new_directory
     from soundomni.core.files.names import REPORT_FILE
     from soundomni.core.pretrained.directory import replacing
-    from soundomni.experts.checkpoints.language_import import write_imported
 
     out = new_directory(args.out)
     imported = make()

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soundomni.cli.folders import expanded
+from soundomni.cli.importing.common import write_with
 from soundomni.cli.parsing import reads_no_spec
 
 if TYPE_CHECKING:
     from soundomni.core.pretrained.foreign_weights import WeightFile
-    from soundomni.experts.checkpoints.stable_audio_import import CodecPart
+    from soundomni.experts.checkpoints.stable_audio_import import CodecPart, ImportedModel
 
 HELP = "import Stable Audio Open, or another diffusion transformer of stable-audio-tools, with its codec"
 CONFIG = "model_config.json"
@@ -33,27 +34,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     """Write the directory, whole or not at all, and print what was used and what was not."""
-    from soundomni.cli.console import emit
-    from soundomni.cli.folders import new_directory
-    from soundomni.core.files.names import REPORT_FILE
-    from soundomni.core.pretrained.directory import replacing
+    from soundomni.experts.checkpoints.stable_audio_import import write_imported
+
+    return write_with(args, lambda: _imported(args), write_imported)
+
+
+def _imported(args: argparse.Namespace) -> ImportedModel:
     from soundomni.core.pretrained.foreign_weights import read_weights
-    from soundomni.experts.checkpoints.stable_audio_import import import_stable_audio, write_imported
+    from soundomni.experts.checkpoints.stable_audio_import import import_stable_audio
     from soundomni.experts.checkpoints.stable_audio_model_config import parse_model_config
 
-    out = new_directory(args.out)
     weights = read_weights(args.source)
     tree, named = _config(args)
     config = _told(lambda: parse_model_config(tree), named)
-    imported = import_stable_audio(weights, config, _codec(weights, tree, named), text_encoder=args.text_encoder)
-    with replacing(out) as folder:
-        report = write_imported(imported, folder, license=args.license)
-    counts = {name: len(report["keys"][name]) for name in ("used", "unused")}
-    result = {name: report[name] for name in ("kind", "layout", "parameters", "notes")} | {"out": str(args.out), "keys": counts}
-    lines = [f"{args.out}: {report['parameters']:,} parameters from the layout {report['layout']}", *report["notes"]]
-    lines.append(f"used {counts['used']} tensors; {Path(args.out) / REPORT_FILE} explains the {counts['unused']} unused entries")
-    emit(args, result, text="\n".join(lines))
-    return 0
+    return import_stable_audio(weights, config, _codec(weights, tree, named), text_encoder=args.text_encoder)
 
 
 def _config(args: argparse.Namespace) -> tuple[Any, Path]:

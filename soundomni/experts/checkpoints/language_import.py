@@ -35,7 +35,8 @@ from soundomni.core.pretrained.directory import (
     spec_block,
     write_model,
 )
-from soundomni.core.pretrained.foreign_weights import WeightFile, digest
+from soundomni.core.pretrained.foreign_weights import WeightFile
+from soundomni.core.pretrained.import_report import report_start
 from soundomni.core.pretrained.renamed_tensors import MODALITIES, part_of
 from soundomni.core.pretrained.weights import MAX_SHARD_BYTES
 from soundomni.core.representation import TokenSpec
@@ -49,7 +50,6 @@ from soundomni.experts.checkpoints.language_config import LanguageConfig, read_n
 from soundomni.experts.checkpoints.language_layout import Rows, Shape, check_rows
 from soundomni.experts.swiglu import kept_channels
 
-FORMAT = 1
 UND, GEN = "und", "gen"
 
 ALWAYS_FREE = ("sampler", "guidance", "data", "train", "model.start", "model.start_fresh")
@@ -139,11 +139,8 @@ class ImportedModel:
 
     def report(self) -> dict[str, Any]:
         """Return the contents of import-report.json as plain data; reads the whole source for its checksums."""
-        weights = self.checkpoint.weights
         return {
-            "format": FORMAT,
-            "kind": self.checkpoint.kind,
-            "source": {"name": weights.path.resolve().name, "files": {file.name: digest(file) for file in weights.files}},
+            **report_start(self.checkpoint.kind, self.checkpoint.weights),
             "layout": self.layout,
             "parameters": self.parameters,
             "codec": None if self.codec is None else asdict(self.codec),

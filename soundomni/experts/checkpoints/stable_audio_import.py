@@ -29,7 +29,8 @@ from soundomni.core.assembly.uninitialized import without_memory
 from soundomni.core.errors import CheckpointError, amount, some
 from soundomni.core.files.names import REPORT_FILE
 from soundomni.core.pretrained.directory import Origin, card, write_model
-from soundomni.core.pretrained.foreign_weights import WeightFile, digest, read_float32
+from soundomni.core.pretrained.foreign_weights import WeightFile, read_float32
+from soundomni.core.pretrained.import_report import report_start
 from soundomni.core.pretrained.weights import MAX_SHARD_BYTES
 from soundomni.core.spec.load import load_spec
 from soundomni.core.spec.schema import Spec
@@ -183,9 +184,7 @@ def write_imported(
         max_shard_bytes=max_shard_bytes,
     )
     report = {
-        "format": 1,
-        "kind": KIND,
-        "source": {"name": weights.path.resolve().name, "files": {file.name: digest(file) for file in weights.files}},
+        **report_start(KIND, weights),
         "layout": imported.layout,
         "parameters": imported.parameters,
         "license": license,

@@ -21,7 +21,8 @@ from soundomni.core.errors import SpecError
 from soundomni.core.files.names import CARD_FILE, REPORT_FILE
 from soundomni.core.files.small_files import read_text
 from soundomni.core.pretrained.directory import Origin, front_matter, markdown_code, markdown_text, shown_license
-from soundomni.core.pretrained.foreign_weights import WeightFile, digest
+from soundomni.core.pretrained.foreign_weights import WeightFile
+from soundomni.core.pretrained.import_report import report_start
 from soundomni.core.pretrained.weights import write_tensors
 from soundomni.core.spec import yaml_text
 from soundomni.core.spec.provenance import settle_names
@@ -29,19 +30,17 @@ from soundomni.core.spec.schema import Slot
 from soundomni.core.spec.values import convert
 
 WEIGHTS_FILE, LAYER_FILE = "model.safetensors", "codec.yaml"
-FORMAT = 1
 
 
-def report_start(kind: str, source: WeightFile, *, title: str = "An autoencoder for audio") -> dict[str, Any]:
-    """Return the beginning of a report: what was imported, with checksums, for which the source is read again.
+def codec_report_start(kind: str, source: WeightFile, *, title: str = "An autoencoder for audio") -> dict[str, Any]:
+    """Return the beginning of a codec's report: what was imported, with checksums, and the title of its card.
 
     Args:
         kind: kind of import.
         source: the imported weights.
         title: title of the card.
     """
-    files = {file.name: digest(file) for file in source.files}
-    return {"format": FORMAT, "kind": kind, "title": title, "source": {"name": source.path.resolve().name, "files": files}}
+    return {**report_start(kind, source), "title": title}
 
 
 def write_codec(

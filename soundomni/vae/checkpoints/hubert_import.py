@@ -27,7 +27,7 @@ from soundomni.core.pretrained.weights import write_tensors
 from soundomni.core.spec.registry import build
 from soundomni.core.spec.schema import Slot
 from soundomni.core.spec.values import plain
-from soundomni.vae.checkpoints.codec_directory import report_start
+from soundomni.vae.checkpoints.codec_directory import codec_report_start
 from soundomni.vae.checkpoints.codec_weights import check_fit, place_names
 from soundomni.vae.checkpoints.hubert_config import KEYS, check_layer, read_preprocessor, read_speech
 from soundomni.vae.checkpoints.transformers_files import LAYOUT, OLDER_NAMES, find_weights
@@ -99,7 +99,7 @@ class ImportedTokens:
 
     def report(self) -> dict[str, Any]:
         """Return the contents of import-report.json as plain data; reads the sources again for their checksums."""
-        start = report_start(CODEC, self.source.weights, title="Semantic tokens of audio")
+        start = codec_report_start(CODEC, self.source.weights, title="Semantic tokens of audio")
         used = {theirs: [f"network.{ours}"] for ours, theirs in self.source.sources.items()}
         return {
             **start,

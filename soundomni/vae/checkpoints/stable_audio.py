@@ -15,7 +15,7 @@ from torch import Tensor
 from soundomni.core.assembly.uninitialized import without_memory
 from soundomni.core.errors import SpecError
 from soundomni.core.pretrained.foreign_weights import WeightFile, read_weights
-from soundomni.vae.checkpoints.codec_directory import report_start
+from soundomni.vae.checkpoints.codec_directory import codec_report_start
 from soundomni.vae.checkpoints.stable_audio_config import CodecConfig, find_config, read_config
 from soundomni.vae.checkpoints.stable_audio_layouts import Found, check_fit, find_autoencoder, load_state, shapes_of
 from soundomni.vae.checkpoints.stable_audio_sizes import infer_config
@@ -51,7 +51,7 @@ class ImportedCodec:
     def report(self) -> dict[str, Any]:
         """Return the contents of import-report.json as plain data; reads the source again for its checksums."""
         return {
-            **report_start(KIND, self.source),
+            **codec_report_start(KIND, self.source),
             "layout": self.found.layout,
             "codec": {"class_path": "oobleck", "init_args": self.config.init_args},
             "parameters": sum(tensor.numel() for tensor in self.state.values()),

@@ -23,7 +23,7 @@ from soundomni.core.pretrained.foreign_weights import WeightFile, read_float32
 from soundomni.core.spec.registry import build
 from soundomni.core.spec.schema import Slot
 from soundomni.vae.checkpoints import dac_config, encodec_config, mimi_config
-from soundomni.vae.checkpoints.codec_directory import report_start
+from soundomni.vae.checkpoints.codec_directory import codec_report_start
 from soundomni.vae.checkpoints.codec_weights import check_fit, place_names
 from soundomni.vae.checkpoints.transformers_files import LAYOUT, OLDER_NAMES, find_weights
 
@@ -75,7 +75,7 @@ class ImportedCodec:
     def report(self) -> dict[str, Any]:
         """Return the contents of import-report.json as plain data; reads the source again for its checksums."""
         return {
-            **report_start(self.kind, self.source),
+            **codec_report_start(self.kind, self.source),
             "layout": LAYOUT,
             "codec": {"class_path": self.kind, "init_args": dict(self.init_args)},
             "parameters": sum(tensor.numel() for tensor in self.state.values()),
