@@ -162,7 +162,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     requests = _varying(_keeping(requests, args), args)
     if chained:
         _check_chain(args)
-    device = choose_device(args)
+    device = own_device(choose_device(args))
     model = load_model_or_chain(args, overrides, device=device)
     check_modality(model, args.of)
     check_model_format(args.format, model, of=args.of)
@@ -192,44 +192,61 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 
 def is_one_of_several() -> bool:
-    """Return whether torchrun started this process with others."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Return whether torchrun started this process with others. Raise SpecError if its variables contradict each other."""
+    if "RANK" not in os.environ:  # a leftover variable does not start other processes
+        return False
+    from soundomni.train.launch import read_launch
+
+    launch = read_launch(os.environ)
+    return launch is not None and launch.size > 1
+
+
+def own_device(device: str) -> str:
+    """Return the device of this process: with others, each has the GPU of its own number. Raise SpecError if there is no such GPU."""
+    if device != "cuda" or not is_one_of_several():
+        return device
+    from soundomni.core.limits import check_device
+    from soundomni.train.launch import local_rank
+
+    own = f"cuda:{local_rank(os.environ)}"
+    check_device(own)
+    return own
 
 
 def generate_together(model: SoundOmni | Chain, requests: list[Request], out: Path, **settings: Any) -> list[Written] | None:
     """Make clips in several processes, each every n-th batch, and return all of them in the first one, None in the others.
 
     Names and contents of the files are those of a single process, because its batches are divided and not their clips. The other arguments
-    are those of `generate_files`. prompts.jsonl is written at the end.
+    are those of `generate_files`. prompts.jsonl is written at the end, also if a process fails, for the clips that are there.
     """
+    import torch
+
     from soundomni.cli.folders import append_line, next_number
     from soundomni.core.errors import SoundOmniError
     from soundomni.core.spec.schema import ParallelSpec
     from soundomni.train.parallel import open_world
 
-    with open_world(ParallelSpec()) as world:
+    with open_world(ParallelSpec(), device=torch.device("cpu")) as world:  # only plain objects are exchanged
         first = world.share(lambda: next_number(out))
         mine: list[tuple[int, Written]] = []
         begun, failure = 0, None
         for index, group in enumerate(_groups(requests, settings["batch"])):
             if index % world.size == world.rank and failure is None:
                 try:
-                    made = list(generate_files(model, list(group), out, **settings, first_number=first + begun))
+                    for i, clip in enumerate(generate_files(model, list(group), out, **settings, first_number=first + begun)):
+                        mine.append((begun + i, clip))
                 except (SoundOmniError, OSError) as error:
                     failure = error
-                else:
-                    mine += [(begun + i, clip) for i, clip in enumerate(made)]
             begun += len(group)
         failures = [one for one in world.gather(failure) if one is not None]
+        found = world.gather(mine)
+        written = [clip for _, clip in sorted((pair for part in found for pair in part), key=lambda pair: pair[0])]
+        if world.is_main:
+            for clip in written:
+                append_line(out / PROMPTS, _line(clip))
         if failures:
             raise failures[0]
-        found = world.gather(mine)
-        if not world.is_main:
-            return None
-        written = [clip for _, clip in sorted((pair for part in found for pair in part), key=lambda pair: pair[0])]
-        for clip in written:
-            append_line(out / PROMPTS, _line(clip))
-        return written
+        return written if world.is_main else None
 
 
 def generate_files(

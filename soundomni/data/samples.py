@@ -75,6 +75,8 @@ class SampleWriter:
             raise SpecError(f"task '{task.name}' understands audio, but the model has no encoder. Set model.encoder, or leave out the task")
         for template in self._templates(task):
             with _naming(task):
+                if template.audio == "context":
+                    self._writer.check_context()
                 if template.audio is not None:
                     _check_gap(template, self._writer.of(template))
                 elif template.of is not None:

@@ -117,12 +117,13 @@ class WebDataset(Dataset):
         for number, key in enumerate(keys):
             try:
                 contents = self._examine(number, key, index)
+                items = list(self._items_of(number, key, contents))
             except (DataError, OSError) as error:
                 self._identities += [Identity(0, 0)] * (number + 1 - len(self._identities))
                 self._skipped.append(Skip(key, message_of(error)))
                 continue
             self._skipped += contents.skipped
-            found += self._items_of(number, key, contents)
+            found += items
         if self._finder.seen:
             self._finder.check_seen("the JSON files")
         self._items, self._clips = tuple(item for item, _ in found), tuple(clip for _, clip in found)

@@ -190,8 +190,8 @@ class DiTBackbone(Backbone):
         """Add attention to conditions, and the embedding of global ones. The other weights stay as they were drawn."""
         if "cross" in ways:
             width = self.hidden_dim if self.project_conditions else self.condition_dim
-            num_heads = self.num_kv_heads if width == self.hidden_dim else width // self.head_dim
-            if width % self.head_dim or self.num_kv_heads % num_heads:
+            num_heads = self.hidden_dim // self.head_dim
+            if width % self.head_dim or num_heads % (width // self.head_dim):
                 raise SpecError(
                     f"dit: condition_dim is {self.condition_dim}; expected a divisor of hidden_dim, which is {self.hidden_dim}, and a "
                     f"multiple of {self.head_dim}, the size of a head. Choose such a size, or set project_conditions"

@@ -46,12 +46,25 @@ class DiTSizes:
 
 
 class HeadNorms(nn.Module):
-    """LayerNorm of queries and keys, the same for all heads: `[N, h, d]` → `[N, h, d]`."""
+    """LayerNorm of queries and keys, the same for all heads: `[N, h, d]` → `[N, h, d]`.
+
+    The result has the input's dtype, which values have too: autocast on a GPU lets LayerNorm return float32.
+    """
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
         self.query = nn.LayerNorm(head_dim, eps=HEAD_NORM_EPS)
         self.key = nn.LayerNorm(head_dim, eps=HEAD_NORM_EPS)
+
+    def of_queries(self, heads: Tensor) -> Tensor:
+        """Map queries `[N, h, d]` to normalized ones."""
+        normed: Tensor = self.query(heads)
+        return normed.to(heads.dtype)
+
+    def of_keys(self, heads: Tensor) -> Tensor:
+        """Map keys `[N, h, d]` to normalized ones."""
+        normed: Tensor = self.key(heads)
+        return normed.to(heads.dtype)
 
 
 def difference(attended: Tensor, *, differential: bool) -> Tensor:
@@ -83,7 +96,7 @@ class SelfAttention(nn.Module):
         if self.differential:  # twice as many heads in one call
             query, key, value = torch.cat([query, parts[3]], 1), torch.cat([key, parts[4]], 1), torch.cat([value, value], 1)
         if self.norms is not None:
-            query, key = self.norms.query(query), self.norms.key(key)
+            query, key = self.norms.of_queries(query), self.norms.of_keys(key)
         attended = layout.attend(layer, partly_rotated(query, rope), partly_rotated(key, rope), value)
         out: Tensor = self.output(difference(attended, differential=self.differential).flatten(1))
         return out
@@ -113,7 +126,7 @@ class ConditionAttention(nn.Module):
     def forward(self, hidden: Tensor, layout: Layout, layer: int) -> Tensor:
         """Map `[N, E]` to `[N, E]`."""
         query = self.query(hidden).unflatten(-1, (-1, self.head_dim))
-        query = query if self.norms is None else self.norms.query(query)
+        query = query if self.norms is None else self.norms.of_queries(query)
         attended = layout.cross(layer, 0, query, self.project)
         out: Tensor = self.output(difference(attended, differential=self.differential).flatten(1))
         return out
@@ -122,7 +135,7 @@ class ConditionAttention(nn.Module):
         """Map condition tokens `[C, F]` to key and value `[C, g, d]`, `[C, 2g, d]` for differential attention."""
         *keys, value = self.key_value(conditions).unflatten(-1, (2 + self.differential, -1, self.head_dim)).unbind(1)
         key, value = torch.cat(keys, 1), torch.cat([value] * len(keys), 1)
-        return (key if self.norms is None else self.norms.key(key)), value
+        return (key if self.norms is None else self.norms.of_keys(key)), value
 
 
 class GatedFeedForward(nn.Module):

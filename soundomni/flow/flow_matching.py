@@ -71,7 +71,7 @@ class FlowMatching(Objective):
         return clean.values if hints is None else torch.cat([clean.values, hints], dim=1)
 
     def corrupt(self, clean: Representation, *, known: Tensor, noise: Tensor, generators: Sequence[torch.Generator]) -> Query:
-        """Mix noise into the clips `[B, D, T]` with `noise` `[B]` set, except for their `known` `[B, T]` frames.
+        """Mix noise into the clips `[B, D, T]` with `noise` `[B]` set; without `shows_known`, not into their `known` `[B, T]` frames.
 
         A clip draws its t and then ε `[D, its own frames]` from its own generator, on that generator's device, so that
         its corruption depends neither on the batch around it nor on padding. Frames beyond a clip become zero.
@@ -125,7 +125,7 @@ class FlowMatching(Objective):
             timesteps=per_frame,
             targets=epsilon - data,
             loss_mask=counted,
-            hints=self.hints(data, known & made),
+            hints=self.hints(data, valid & (known | ~noise[:, None])),
         )
 
     def _draw_timestep(self, generator: torch.Generator, frames: int) -> float:

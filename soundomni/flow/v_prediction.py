@@ -32,7 +32,7 @@ class VPrediction(FlowMatching):
     """
 
     def shown(self, values: Tensor, timesteps: Tensor) -> Tensor:
-        """Return x `[B, D, T]` for x_t, in at least float32."""
+        """Return x `[B, D, T]` for x_t, computed in at least float32."""
         return (_precise(values) / _radius(timesteps)[:, None]).to(values.dtype)
 
     def shown_times(self, timesteps: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ LAUNCHERS = {
 }
 """Variable in which a launcher counts its processes → the launcher. None of them sets torchrun's variables."""
 
-_CURE = "Start the processes with torchrun, which sets it, or unset RANK, LOCAL_RANK and WORLD_SIZE to train in one process"
+_CURE = "Start the processes with torchrun, which sets it, or unset RANK, LOCAL_RANK and WORLD_SIZE to use one process"
 _HIGHEST_PORT = 65535
 
 

@@ -220,10 +220,17 @@ class World:
 
 
 @contextmanager
-def open_world(parallel: ParallelSpec, *, environment: Mapping[str, str] = os.environ) -> Iterator[World]:
+def open_world(
+    parallel: ParallelSpec, *, environment: Mapping[str, str] = os.environ, device: torch.device | None = None
+) -> Iterator[World]:
     """Join the process group that torchrun describes, or use one process if it does not describe any.
 
     A group that already exists is used and left open.
+
+    Args:
+        parallel: how processes share the work.
+        environment: variables of torchrun.
+        device: device of the tensors that processes exchange; None for the GPU with this process's number, or the CPU without GPUs.
 
     Raises:
         SpecError: the environment or the mesh does not fit the number of processes, there are more local processes
@@ -232,7 +239,7 @@ def open_world(parallel: ParallelSpec, *, environment: Mapping[str, str] = os.en
     opened = not dist.is_initialized()
     launch = read_launch(environment) if opened else Launch(dist.get_rank(), dist.get_world_size())
     shape = mesh_shape(parallel, launch.size if launch is not None else 1)
-    device = _device(local_rank(environment))
+    device = _device(local_rank(environment)) if device is None else device
     if launch is None:
         yield World(rank=0, size=1, device=device)
         return

@@ -10,9 +10,10 @@ import pytest
 import torch
 from sat_models import FRAME, LATENT_DIM, RATE, TEXT_DIM, backbone_slot, features, model_spec, random_model, theirs_of
 from tiny_stages import TOKENIZER
-from torch import Tensor
+from torch import Tensor, nn
 
 from soundomni import Kept, SoundOmni
+from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.modality import MadeModality
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.segment_writer import segment_writer
@@ -20,10 +21,11 @@ from soundomni.core.errors import SpecError
 from soundomni.core.inference.requests import RequestBuilder
 from soundomni.core.interfaces import Item
 from soundomni.core.sequence import PackedBatch
-from soundomni.core.spec.schema import DropoutSpec, ModelSpec, Slot, Spec
+from soundomni.core.spec.schema import DropoutSpec, ModelSpec, SegmentTemplate, Slot, Spec
 from soundomni.core.waveform import Audio
-from soundomni.core.writing.tasks import build_tasks
+from soundomni.core.writing.tasks import Task, build_tasks
 from soundomni.data.samples import SampleWriter
+from soundomni.experts.dit_layer import HeadNorms
 
 FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "open-1.0": ({"project_conditions": False}, {}),
@@ -186,3 +188,60 @@ def test_a_window_is_made_and_cut() -> None:
 
 def made_frames(num_samples: int) -> int:
     return num_samples // LATENT_DIM + 1
+
+
+def test_norms_of_heads_that_autocast_widens_give_the_dtype_of_values() -> None:
+    """On a GPU, autocast lets LayerNorm return float32; the hooks do the same here."""
+    model = random_model(model_spec(backbone_slot(head_norm="layer"))).bfloat16()
+    asked = []
+
+    def widen(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        asked.append(inputs[0].dtype)
+        return output.float()
+
+    for module in model.modules():
+        if isinstance(module, HeadNorms):
+            module.query.register_forward_hook(widen)
+            module.key.register_forward_hook(widen)
+            heads = torch.ones(3, 2, 64, dtype=torch.bfloat16)
+            assert module.of_queries(heads).dtype == module.of_keys(heads).dtype == torch.bfloat16
+    asked.clear()
+    clip = SoundOmni(model, Spec(model=model_spec(backbone_slot(head_norm="layer"))), TOKENIZER, trust_class_paths=True)
+    assert np.isfinite(clip.generate("rain", seconds=0.02, num_steps=1, seeds=1)[0].waveform).all()
+    assert set(asked) == {torch.bfloat16}
+
+
+def test_only_heads_that_divide_those_of_the_transformer_attend_to_conditions() -> None:
+    """Differential attention has twice as many heads, which does not change what fits: 3 heads do not share 2."""
+    for differential in (False, True):
+        slot = backbone_slot(hidden_dim=96, num_heads=3, condition_dim=64, project_conditions=False, differential=differential)
+        with pytest.raises(SpecError, match="condition_dim is 64; expected a divisor of hidden_dim"):
+            build_model(model_spec(slot), vocab_size=TOKENIZER.vocab_size, trust_class_paths=True)
+
+
+def test_a_clip_in_front_of_the_target_is_refused() -> None:
+    """The sequence only has what is made, in a task as in the prompt."""
+    spec = model_spec(backbone_slot())
+    writer = segment_writer(random_model(spec), spec, tokenizer=TOKENIZER)
+    with pytest.raises(SpecError, match="only has the clips that it makes"):
+        SampleWriter(writer).check(Task("after", (SegmentTemplate(audio="context"), SegmentTemplate(audio="target"))))
+    spec = replace(spec, prompt=[SegmentTemplate(audio="context"), *spec.prompt])
+    user = SoundOmni(random_model(spec), Spec(model=spec), TOKENIZER, trust_class_paths=True)
+    with pytest.raises(SpecError, match="only has the clips that it makes"):
+        user.generate("rain", seconds=0.02, given={"latent": [Audio(np.zeros((1, 160), np.float32), RATE)]})
+
+
+def test_what_stays_without_a_prompt_is_what_stayed_in_training() -> None:
+    """Texts that enter globally too keep their mean for guidance; a clip to vary is measured with the numbers only."""
+    spec = model_spec(backbone_slot())
+    prompt = replace(spec.used["prompt"], enters="cross+global")
+    both = replace(spec, modalities={**spec.modalities, "prompt": prompt})
+    numbers = ["seconds_start", "seconds_total"]
+    for one, staying in ((spec, numbers), (both, ["prompt", *numbers])):
+        user = SoundOmni(random_model(one), Spec(model=one), TOKENIZER, trust_class_paths=True)
+        builder = RequestBuilder(user.model, user.contexts, num_samples=160, negative_prompt=None)
+        clip = Audio(np.random.default_rng(0).standard_normal((1, 160)).astype(np.float32), RATE)
+        request = builder.request("rain", seed=1, varied=clip)
+        assert [segment.modality for segment in request.negative] == staying
+        assert [segment.modality for segment in request.unprompted] == numbers
+        assert not any(segment.attended for segment in (*request.negative, *request.unprompted))

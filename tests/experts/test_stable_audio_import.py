@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,12 @@ from torch import Tensor, nn
 
 from soundomni import SoundOmni
 from soundomni.cli.main import main
+from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.modality import EncoderModality
+from soundomni.core.errors import SpecError
+from soundomni.core.spec.schema import Slot, Spec
+from soundomni.core.tokenizer import TextTokenizer
+from soundomni.experts.checkpoints.stable_audio_export import export_stable_audio
 
 COND, FRAME, RATE = 8, 8, 8000
 IDS = ("seconds_start", "seconds_total")
@@ -161,6 +167,24 @@ def setting(path: str, value: Any) -> Callable[[dict[str, Any], dict[str, Tensor
     return change
 
 
+def rename(tree: dict[str, Any], tensors: dict[str, Tensor], old: str, new: str) -> None:
+    """Give a condition another name."""
+    model = tree["model"]
+    for one in model["conditioning"]["configs"]:
+        one["id"] = new if one["id"] == old else one["id"]
+    for key in ("cross_attention_cond_ids", "global_cond_ids"):
+        model["diffusion"][key] = [new if name == old else name for name in model["diffusion"][key]]
+    for name in [name for name in tensors if old in name]:
+        tensors[name.replace(old, new)] = tensors.pop(name)
+
+
+def wrap(tensors: dict[str, Tensor], more: dict[str, Tensor]) -> None:
+    """Turn a model into a checkpoint of its training, with more tensors."""
+    for name in list(tensors):
+        tensors[f"diffusion.{name}"] = tensors.pop(name)
+    tensors.update({f"diffusion.{name}": tensor for name, tensor in more.items()})
+
+
 BROKEN: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], Any], str]] = {
     "a tensor is missing": (without("model.model.transformer.layers.1.ff.ff.2.bias"), "1 missing"),
     "a tensor of the codec is missing": (without("pretransform.model.decoder.layers.0.bias"), "missing"),
@@ -173,6 +197,25 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], Any], str]
     "a condition without a conditioner": (setting("model.diffusion.global_cond_ids", ["bpm"]), "has no conditioner"),
     "a condition with the name of another": (setting("model.conditioning.configs.1.id", "prompt"), "which is taken"),
     "a condition with the name of what is made": (setting("model.conditioning.configs.1.id", "latent"), "which is taken"),
+    "a condition that only enters globally": (
+        setting("model.diffusion.cross_attention_cond_ids", ["prompt", "seconds_total"]),
+        "'seconds_start' is only in global_cond_ids",
+    ),
+    "a number that nobody knows": (
+        lambda tree, tensors: rename(tree, tensors, "seconds_start", "bpm"),
+        "the number 'bpm' is not known",
+    ),
+    "two texts": (
+        lambda tree, tensors: (
+            tree["model"]["conditioning"]["configs"].append({"id": "lyrics", "type": "t5", "config": {}}),
+            tree["model"]["diffusion"]["cross_attention_cond_ids"].append("lyrics"),
+        ),
+        "prompt, lyrics are all texts",
+    ),
+    "a tensor too many, in a training without an average": (
+        lambda tree, tensors: wrap(tensors, {"model.model.extra": torch.zeros(1)}),
+        "1 unexpected",
+    ),
     "clips without end": (setting("sample_size", 10**18), "window is"),
     "layers without end": (setting("model.diffusion.config.depth", 10**6), "more than 50,000 parameters"),
     "a text without end": (setting("model.conditioning.configs.0.config.max_length", 10**9), "max_tokens is 1000000000"),
@@ -203,3 +246,42 @@ def test_a_missing_text_encoder_is_named(tmp_path: Path, capsys: pytest.CaptureF
     source = write_checkpoint(tmp_path / "in", tree, their_tensors(tree))
     assert main(["import", "stable-audio", str(source), "--out", str(tmp_path / "out")]) == 2
     assert "t5-base" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("modality", "argument", "value", "told"),
+    [
+        ("seconds_total", "num_frequencies", 64, "num_frequencies is 64, but stable-audio-tools only has 128"),
+        ("seconds_total", "features", "fixed", "features is 'fixed', but stable-audio-tools only has 'learned'"),
+        ("prompt", "pad_to", None, "pad_to is null"),
+    ],
+)
+def test_what_stable_audio_tools_cannot_compute_is_not_written(
+    modality: str, argument: str, value: Any, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = config()
+    assert imported(tmp_path, write_checkpoint(tmp_path / "in", tree, their_tensors(tree))) == 0
+    spec = SoundOmni.from_pretrained(tmp_path / "out").spec
+    encoder = spec.of_model.modalities[modality].encoder
+    assert encoder is not None
+    changed = replace(spec.of_model.modalities[modality], encoder=Slot(encoder.class_path, {**encoder.init_args, argument: value}))
+    model = replace(spec.of_model, modalities={**spec.of_model.modalities, modality: changed})
+    with pytest.raises(SpecError, match=told):
+        export_stable_audio(
+            SoundOmni(build_model(model, vocab_size=261), Spec(model=model), TextTokenizer.train([""], vocab_size=261)),
+            tmp_path,
+            codec={},
+            codec_config={},
+        )
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_network_of_v_stays_one_with_the_sampler_of_distilled_flows(tmp_path: Path) -> None:
+    tree = config()
+    assert imported(tmp_path, write_checkpoint(tmp_path / "in", tree, their_tensors(tree))) == 0
+    file = tmp_path / "out" / "config.json"
+    text = file.read_text()
+    assert "dpmpp-3m-sde" in text
+    file.write_text(text.replace("dpmpp-3m-sde", "pingpong"))
+    assert main(["export", str(tmp_path / "out"), "--format", "stable-audio-tools", "--out", str(tmp_path / "again")]) == 0
+    assert json.loads((tmp_path / "again" / "model_config.json").read_text())["model"]["diffusion"]["diffusion_objective"] == "v"

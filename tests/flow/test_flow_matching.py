@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from soundomni.core.errors import SpecError
 from soundomni.core.representation import Representation, RepresentationSpec
 from soundomni.flow import FlowMatching
+from soundomni.flow.v_prediction import VPrediction
 
 SPEC = RepresentationSpec(kind="continuous", sample_rate=8000, channels=1, downsampling_ratio=4, latent_dim=3)
 
@@ -165,3 +166,13 @@ def test_a_corruption_of_ones_own_is_the_one_that_is_measured():
     clean, known, noise = clips([4, 4]), torch.zeros(2, 4, dtype=torch.bool), torch.ones(2, dtype=torch.bool)
     at = Own().corrupt_at(clean, known=known, noise=noise, generators=generators([1, 2]), quantiles=[0.2, 0.7])
     assert torch.equal(at.inputs, corrupt(Own(), clean, seeds=[1, 2]).inputs)
+
+
+@pytest.mark.parametrize("objective", [FlowMatching(shows_known=True), VPrediction(shows_known=True)], ids=["flow", "v"])
+def test_a_clip_of_the_context_enters_in_training_as_in_generation(objective):
+    """With hints, all of its frames are known in both."""
+    clean = clips([5, 5])
+    query = corrupt(objective, clean, seeds=[1, 2], noise=torch.tensor([False, True]))
+    seen = torch.cat([objective.shown(query.inputs, query.timesteps), query.hints], dim=1)
+    assert torch.equal(seen[:1], objective.given(clean)[:1])
+    assert not query.hints[1].any() and not query.loss_mask[0].any()

@@ -150,8 +150,11 @@ class Maker:
 
     def _batches(self, requests: Sequence[AudioRequest], strength: float, size: int) -> Iterator[tuple[float, Sequence[AudioRequest]]]:
         """Yield the timestep to begin at, and requests that begin there, at most `size` of them, in order."""
-        slots = {request.num_frames: replace(request.slot, aligned=()) for request in requests}
-        begin_of = {frames: beginnings(self._model, strength, slot=slot, batch_size=size) for frames, slot in slots.items()}
+        slots = {request.num_frames: (replace(request.slot, aligned=()), request.unprompted) for request in requests}
+        begin_of = {
+            frames: beginnings(self._model, strength, slot=slot, context=context, batch_size=size)
+            for frames, (slot, context) in slots.items()
+        }
         begun = [begin_of[request.num_frames](request.varied) for request in requests]
         bounded = [replace(request, most_change=one.most_change) for request, one in zip(requests, begun, strict=True)]
         for begin, group in groupby(zip(begun, bounded, strict=True), lambda pair: pair[0].timestep):

@@ -84,7 +84,7 @@ class RequestBuilder:
         self._modality.check_frames(slot.num_frames)
         seconds = self.num_samples / self._modality.sample_rate
         context = self._contexts.prompt(prompt, slot, seconds=seconds, clips=self._given.in_prompt(given))
-        negative = self._contexts.without_prompt(slot, seconds=seconds)
+        negative = self._contexts.without_prompt(slot, text=prompt, seconds=seconds)
         if self._negative_prompt:
             negative = self._contexts.prompt(self._negative_prompt, slot, seconds=seconds, name="negative prompt")
         lower = self._given.lower_levels(given, slot)
@@ -94,7 +94,7 @@ class RequestBuilder:
             clip = self._encode(self._to_codec(varied), self._samples_made)
             if lower is not None:  # levels that are given stay as they are
                 clip = torch.cat([lower[: self._modality.first_level].to(clip), clip[self._modality.first_level :]])
-            request = replace(request, varied=clip)
+            request = replace(request, varied=clip, unprompted=self._contexts.without_prompt(slot, seconds=seconds))
         return request if kept is None else self._keep(request, kept)
 
     def _keep(self, request: AudioRequest, kept: Kept) -> AudioRequest:

@@ -56,7 +56,9 @@ class Beginning:
     most_change: float = math.inf
 
 
-def beginnings(model: UnifiedModel, strength: float, *, slot: Segment, batch_size: int = 16) -> Callable[[Tensor | None], Beginning]:
+def beginnings(
+    model: UnifiedModel, strength: float, *, slot: Segment, context: Context = (), batch_size: int = 16
+) -> Callable[[Tensor | None], Beginning]:
     """Return a function from a clip's values `[D, T]` to its `beginning`; None begins with noise.
 
     Each clip is measured only once.
@@ -69,14 +71,16 @@ def beginnings(model: UnifiedModel, strength: float, *, slot: Segment, batch_siz
         for seen, found in measured:
             if seen.shape == clip.shape and torch.equal(seen, clip):
                 return found
-        found = beginning(model, clip, strength, slot=slot, batch_size=batch_size)
+        found = beginning(model, clip, strength, slot=slot, context=context, batch_size=batch_size)
         measured.append((clip, found))
         return found
 
     return begin
 
 
-def beginning(model: UnifiedModel, clip: Tensor, strength: float, *, slot: Segment, batch_size: int = 16) -> Beginning:
+def beginning(
+    model: UnifiedModel, clip: Tensor, strength: float, *, slot: Segment, context: Context = (), batch_size: int = 16
+) -> Beginning:
     """Return the timestep at which the model has lost as much of a clip as `strength` says, and how far a variation may
     go from it.
 
@@ -88,6 +92,7 @@ def beginning(model: UnifiedModel, clip: Tensor, strength: float, *, slot: Segme
         clip: normalized values `[D, T]`.
         strength: above 0 and at most 1.
         slot: the segment of the clip, as a target is written.
+        context: segments before it: the conditions that stay without a prompt.
         batch_size: rows that go through the model at once.
     """
     if strength == 1.0:
@@ -95,7 +100,7 @@ def beginning(model: UnifiedModel, clip: Tensor, strength: float, *, slot: Segme
     strength = max(strength, LEAST_STRENGTH)
     if model.made(slot.modality).objective.predicts != "velocity":
         return Beginning(strength)
-    errors = estimate_errors(model, clip, slot=slot, batch_size=batch_size)
+    errors = estimate_errors(model, clip, slot=slot, context=context, batch_size=batch_size)
     timestep = timestep_of_share(strength**2, lost_shares(errors))
     if errors[-1] == 0.0:  # nothing to measure a change by
         return Beginning(timestep)
@@ -128,13 +133,16 @@ def lost_shares(errors: Sequence[float]) -> list[float]:
 
 
 @torch.no_grad()
-def estimate_errors(model: UnifiedModel, clip: Tensor, *, slot: Segment, batch_size: int = 16) -> list[float]:
-    """Return the mean squared error of the model's estimate of a clip `[D, T]`, with no prompt, at each of TIMESTEPS."""
+def estimate_errors(model: UnifiedModel, clip: Tensor, *, slot: Segment, context: Context = (), batch_size: int = 16) -> list[float]:
+    """Return the mean squared error of the model's estimate of a clip `[D, T]`, with no prompt, at each of TIMESTEPS.
+
+    The arguments are those of `beginning`.
+    """
     clip = clip.to(model.device)
     rows = [(timestep, noise) for timestep in TIMESTEPS for noise in _noises(clip)]
     errors: list[float] = []
     for batch in batches(rows, batch_size):
-        errors += _errors(model, clip, batch, slot=slot)
+        errors += _errors(model, clip, batch, slot=slot, context=context)
     means: list[float] = torch.tensor(errors, dtype=torch.float64).reshape(len(TIMESTEPS), -1).mean(1).tolist()
     return means
 
@@ -146,10 +154,10 @@ def _noises(clip: Tensor) -> list[Tensor]:
     return [sign * noise for noise in drawn for sign in (1.0, -1.0)]
 
 
-def _errors(model: UnifiedModel, clip: Tensor, rows: Sequence[tuple[float, Tensor]], *, slot: Segment) -> list[float]:
+def _errors(model: UnifiedModel, clip: Tensor, rows: Sequence[tuple[float, Tensor]], *, slot: Segment, context: Context) -> list[float]:
     """Return the mean squared error of the estimate for each (timestep, noise), with no prompt."""
     frames, objective = clip.shape[1], model.made(slot.modality).objective
-    contexts: list[Context] = [()] * len(rows)
+    contexts = [context] * len(rows)
     cache = make_cache(model, contexts, room=slot.length)
     unknown = torch.zeros(len(rows), frames, dtype=torch.bool, device=clip.device)
     slots = AudioSlots(

@@ -82,22 +82,28 @@ class PromptWriter:
         self._check_prompt(context, slot, name)
         return context
 
-    def without_prompt(self, slot: Segment, *, seconds: float | None = None) -> Context:
-        """Write what guidance compares a prompt with: nothing but the conditions that stay, which clips do not attend to."""
-        texts = {"caption": "", "seconds": self._seconds(slot, seconds)}
-        reads = (template for template in self._writer.prompt if template.text is not None and template.of is not None)
-        staying = [template for template in reads if self._writer.reads(str(template.of)).stays and "{caption}" not in str(template.text)]
+    def without_prompt(self, slot: Segment, *, text: str = "", seconds: float | None = None) -> Context:
+        """Write what guidance compares a prompt with: nothing but the conditions that stay, which clips do not attend to.
+
+        The arguments are those of `prompt`.
+        """
+        texts = {"caption": text, "seconds": self._seconds(slot, seconds)}
+        written = (template for template in self._writer.prompt if self._is_written(template, text))
+        staying = (template for template in written if template.of is not None and self._writer.reads(template.of).stays)
         return tuple(replace(self._writer.segment(template, texts=texts), attended=False) for template in staying)
+
+    def _is_written(self, template: SegmentTemplate, text: str) -> bool:
+        """Return whether a template has a text that is not left out."""
+        return template.text is not None and bool(text or "{caption}" not in template.text)
 
     def _seconds(self, slot: Segment, seconds: float | None) -> str:
         return f"{slot.num_samples / self._writer.made(slot.of).spec.sample_rate if seconds is None else seconds:g}"
 
     def _prompt(self, texts: Mapping[str, str], clips: Mapping[str, Segment]) -> Iterator[Segment]:
         for template in self._writer.prompt:
-            if template.audio is None:
-                if texts["caption"] or "{caption}" not in str(template.text):
-                    yield self._writer.segment(template, texts=texts)
-            elif (of := self._writer.of(template).name) in clips:
+            if self._is_written(template, texts["caption"]):
+                yield self._writer.segment(template, texts=texts)
+            elif template.audio is not None and (of := self._writer.of(template).name) in clips:
                 yield clips[of]
 
     def _check_prompt(self, context: Context, slot: Segment, name: str) -> None:

@@ -246,8 +246,14 @@ class SegmentWriter:
         known = (index < first) | (index >= end) if (first, end) != (0, frames) else None
         return self._frames(modality, num_samples, modality.target_attend, known)
 
+    def check_context(self) -> None:
+        """Raise SpecError if the sequence has no place for a clip that is not made."""
+        if not self.has_text:
+            raise SpecError("the model's sequence only has the clips that it makes. Leave out the segment of another clip")
+
     def context(self, num_samples: int, *, of: str | None = None) -> Segment:
-        """Write a clip as clean context (timestep 0), of S samples at the codec's rate."""
+        """Write a clip as clean context (timestep 0), of S samples at the codec's rate. Raise SpecError if there is no place for it."""
+        self.check_context()
         return self._frames(self.given(of), num_samples, Attend.FULL, None)
 
     def clip(self, num_samples: int, *, of: str) -> Segment:

@@ -31,9 +31,12 @@ from soundomni.experts.checkpoints.stable_audio_layout import CODEC, LATENT, buf
 from soundomni.experts.checkpoints.stable_audio_model_config import HINTS, KINDS, NUMBER, T5, Condition, ModelConfig, Objective
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "model_config.json"
-OBJECTIVES: Mapping[str, Objective] = {"v-prediction": "v", "flow-matching": "rectified_flow"}
+FLOW: Objective = "rectified_flow"
+OBJECTIVES: Mapping[str, Objective] = {"v-prediction": "v", "flow-matching": FLOW}
 DENOISER: Objective = "rf_denoiser"
 """What stable-audio-tools calls a rectified flow that was distilled, which is sampled by `pingpong`."""
+NUM_FREQUENCIES = 128
+"""Frequencies with which stable-audio-tools encodes a number."""
 SECONDS = 47.5
 """Length of the clips that a config states for training a model without a window, which the weights do not depend on."""
 
@@ -93,7 +96,7 @@ def _config(spec: Spec) -> ModelConfig:
         channels=codec["channels"],
         sample_size=_sample_size(codec, made.window),
         latent_dim=codec["latent_dim"],
-        objective=DENOISER if made.sampler is not None and made.sampler.class_path == "pingpong" else OBJECTIVES[made.objective.class_path],
+        objective=_objective(made),
         backbone=backbone,
         condition_dim=backbone["condition_dim"],
         conditions=conditions,
@@ -101,6 +104,13 @@ def _config(spec: Spec) -> ModelConfig:
         inpaints=made.objective.init_args["shows_known"],
         unused=(),
     )
+
+
+def _objective(made: ModalitySpec) -> Objective:
+    """Return what stable-audio-tools calls an objective with its sampler."""
+    assert made.objective is not None, "what is made has an objective"
+    objective = OBJECTIVES[made.objective.class_path]
+    return DENOISER if objective == FLOW and made.sampler is not None and made.sampler.class_path == "pingpong" else objective
 
 
 def _sample_size(codec: Mapping[str, Any], window: float | None) -> int:
@@ -120,6 +130,13 @@ def _condition(name: str, spec: ModalitySpec) -> Condition:
             "identity and number with linear here; this model cannot be written for it"
         )
     arguments = encoder.init_args
+    needed = {"features": "learned", "num_frequencies": NUM_FREQUENCIES} if kind == NUMBER else {}
+    for argument, value in needed.items():
+        if arguments[argument] != value:
+            given = f"{key}.encoder.{argument} is {arguments[argument]!r}"
+            raise SpecError(f"{given}, but stable-audio-tools only has {value!r}; this model cannot be written for it")
+    if kind == T5 and arguments["pad_to"] is None:
+        raise SpecError(f"{key}.encoder.pad_to is null, but stable-audio-tools pads all texts; this model cannot be written for it")
     names = ("least", "most") if kind == NUMBER else ("name", "pad_to")
     settings = {other: arguments[own] for own, other in zip(names, names if kind == NUMBER else ("name", "max_length"), strict=True)}
     ways = spec.enters.split("+")

@@ -37,7 +37,7 @@ from soundomni.core.spec.schema import Spec
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.experts.checkpoints.language_import import LazyState
 from soundomni.experts.checkpoints.stable_audio_layout import CODEC, CONDITIONERS, DIT, LATENT, Facts, Part, buffers_of, parts_of
-from soundomni.experts.checkpoints.stable_audio_model_config import NUMBER, T5, Condition, ModelConfig
+from soundomni.experts.checkpoints.stable_audio_model_config import NUMBER, NUMBERS, T5, Condition, ModelConfig
 
 KIND = "stable-audio"
 CONTAINER = "state_dict."
@@ -49,7 +49,8 @@ SAMPLERS: Mapping[str, Any] = {
     "rf_denoiser": {"class_path": "pingpong", "init_args": {"num_steps": 8}},
 }
 """Objective → the sampler with which stable-audio-tools uses such a model by default; its Euler steps of a flow are those of `ddim`."""
-_LAST = "the last weights; their average is used instead"
+_UNUSED = {"training-average": _COUNTERS | {f"{TRAINING}{DIT}": "the last weights; their average is used instead"}}
+"""Layout → beginning of a name → why tensors of such names are not used."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def import_stable_audio(weights: WeightFile, config: ModelConfig, codec: CodecPa
     layout, names = _names(weights)
     facts = facts_of(config)
     parts, buffers = parts_of(facts), dict(buffers_of(facts))
-    unused = _check(weights, names, parts, buffers, shapes, codec)
+    unused = _check(weights, names, parts, buffers, shapes, codec, _UNUSED.get(layout, {}))
     makers: dict[str, Callable[[], Tensor]] = {}
     for part in parts:
         for ours in part.ours:
@@ -124,7 +125,8 @@ def import_stable_audio(weights: WeightFile, config: ModelConfig, codec: CodecPa
     for name, tensor in LatentNormalizer.of(shell.made().codec.spec, "none").state_dict().items():
         makers[f"modalities.{LATENT}.normalizer.{name}"] = partial(torch.clone, tensor)
     missing = sorted(shapes.keys() - makers.keys())
-    if missing or makers.keys() - shapes.keys():
+    assert not makers.keys() - shapes.keys(), "the parts are those of the model"
+    if missing:
         raise CheckpointError(f"'{weights.path}' does not fill {amount(len(missing), 'tensor')} of the model ({some(missing)})")
     used = {names[part.source]: list(part.ours) for part in parts}
     used |= {source: [f"{own}{name}" for name in ours] for source, ours in codec.used.items()}
@@ -208,16 +210,11 @@ def _layer(config: ModelConfig, codec: CodecPart, text_encoder: str | None) -> d
     }
     texts = [one for one in config.conditions if one.kind == T5]
     prompt = [{"text": "{caption}", "of": one.id} for one in texts]
-    prompt += [{"text": _number_text(one), "of": one.id} for one in config.conditions if one.kind == NUMBER]
+    prompt += [{"text": NUMBERS[one.id], "of": one.id} for one in config.conditions if one.kind == NUMBER]
     modalities = {LATENT: made} | {one.id: _modality(one, text_encoder) for one in config.conditions}
     backbone = {"class_path": "dit", "init_args": dict(config.backbone)}
     model = {"backbone": backbone, "router": "dense", "tokenizer": {"vocab_size": 261}, "modalities": modalities, "prompt": prompt}
     return {"model": model}
-
-
-def _number_text(condition: Condition) -> str:
-    """Return what a number is in a prompt: the length of the clip, or the beginning of its piece, 0."""
-    return "0" if "start" in condition.id else "{seconds}"
 
 
 def _modality(condition: Condition, text_encoder: str | None) -> dict[str, Any]:
@@ -252,12 +249,12 @@ def _check(
     buffers: Mapping[str, Tensor],
     shapes: Mapping[str, tuple[int, ...]],
     codec: CodecPart,
+    known: Mapping[str, str],
 ) -> dict[str, str]:
     """Compare names, shapes and buffers before anything large is read. Return the other entries, and why they are not used."""
     wanted = {part.source: part.shape_from(shapes) for part in parts} | {name: tuple(one.shape) for name, one in buffers.items()}
     missing = sorted(wanted.keys() - names.keys())
     taken = {names[name] for name in wanted if name in names} | set(codec.used)
-    known = _COUNTERS | {f"{TRAINING}{DIT}": _LAST}
     unused = dict.fromkeys(weights.others, "not a tensor")
     unexpected = []
     for name in weights:

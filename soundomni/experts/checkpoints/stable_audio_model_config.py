@@ -5,7 +5,7 @@ A key that a config omits has the default of stable-audio-tools. Unknown keys, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +21,8 @@ KINDS = {"diffusion_cond": False, "diffusion_cond_inpaint": True}
 """Kind of model → whether it sees known frames of a clip."""
 HINTS = ["inpaint_mask", "inpaint_masked_input"]
 """What the input of such a model also holds, in this order."""
+NUMBERS: Mapping[str, str] = {"seconds_start": "0", "seconds_total": "{seconds}"}
+"""Number → what a prompt says for it: where a clip begins in its recording, and how long it is."""
 LONGEST_TEXT = 128
 """Tokens of a text of stable-audio-tools' T5, unless a config says otherwise."""
 
@@ -125,7 +127,7 @@ def parse_model_config(tree: Any) -> ModelConfig:
 
 
 def _conditions(section: Section, crosses: tuple[str, ...], globals_: tuple[str, ...]) -> tuple[Condition, ...]:
-    """Read the conditioners. Raise SpecError for a kind that is not known, or an id without one."""
+    """Read the conditioners. Raise SpecError for those that are not known, and an id without one."""
     found: list[Condition] = []
     for index, given in enumerate(section.take("configs", list[dict[str, Any]])):
         one = Section(given, f"{join(section.key, 'configs')}[{index}]")
@@ -144,7 +146,25 @@ def _conditions(section: Section, crosses: tuple[str, ...], globals_: tuple[str,
     for id in (*crosses, *globals_):
         if id not in ids:
             raise SpecError(f"the condition '{id}' has no conditioner; the config has {', '.join(ids)}.{did_you_mean(id, ids)}")
-    return tuple(one for one in found if one.crosses or one.is_global)
+    entering = tuple(one for one in found if one.crosses or one.is_global)
+    _check_conditions(entering)
+    return entering
+
+
+def _check_conditions(conditions: Sequence[Condition]) -> None:
+    """Raise SpecError for conditions whose part in a prompt or in guidance cannot be the same here."""
+    for one in conditions:
+        if not one.crosses:
+            raise SpecError(
+                f"the condition '{one.id}' is only in global_cond_ids; {MODEL} takes conditions that are in cross_attention_cond_ids "
+                "too, because stable-audio-tools guides with the others in both branches, which is not possible here"
+            )
+        if one.kind == NUMBER and one.id not in NUMBERS:
+            near = did_you_mean(one.id, NUMBERS)
+            raise SpecError(f"the number '{one.id}' is not known; {MODEL} takes the numbers {' and '.join(NUMBERS)}.{near}")
+    texts = [one.id for one in conditions if one.kind == T5]
+    if len(texts) > 1:
+        raise SpecError(f"the conditions {', '.join(texts)} are all texts; {MODEL} takes only one, the prompt")
 
 
 def _t5(settings: Section) -> dict[str, Any]:
