@@ -135,7 +135,7 @@ def _stable_audio(model: SoundOmni, folder: Path, dtype: Any) -> None:
     codec = model.model.made().codec
     if not isinstance(codec, OobleckCodec):
         raise SpecError(
-            f"the codec is {type(codec).__name__}, but stable-audio-tools only has oobleck; this model cannot be written for it"
+            f"the codec is {type(codec).__name__}, but stable-audio-tools only has oobleck, so this model cannot be exported to it"
         )
     tensors, config = stable_audio_codec(codec, validate_init_args("codec", model.spec.of_model.codec))
     export_stable_audio(model, folder, codec=tensors, codec_config=config, dtype=dtype)

@@ -17,7 +17,7 @@ TESTED_ON = "cpu"
 
 
 def shipped_model() -> str:
-    """Return what a help text calls a model that comes with the package: with all names."""
+    """Return the help text for a model that comes with the package, with all names."""
     from soundomni.core.files.shipped import shipped_models
 
     return f"shipped model ({', '.join(shipped_models())})"

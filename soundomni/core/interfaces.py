@@ -363,7 +363,7 @@ class Backbone(nn.Module, ABC):
     """Whether there are tokens of text and of clips that are given. Without, `embed` and `head` only take no tokens, clips that are made
     have no boundary tokens, and all conditions enter as "cross" or "global"."""
     takes_times: ClassVar[bool] = False
-    """Whether `layout.conditions` is always there, and has the timestep of each clip that is made, the highest of its tokens."""
+    """Whether `forward` needs `layout.conditions` with the timestep of each clip that is made, the highest of its tokens."""
     lead_tokens: int = 0
     """Tokens in front of the frames of a clip that is made; they enter as zeros, and `forward` fills them."""
 

@@ -317,8 +317,8 @@ def _check_gap(template: SegmentTemplate, modality: HeardModality | CodecModalit
     """Raise SpecError for a gap in a clip that is made from beginning to end, or known frames that the model cannot see."""
     if (template.gap or template.known) and isinstance(modality, CodecModality) and not modality.keeps:
         raise SpecError(
-            "it keeps frames of its target, which the backbone cannot tell apart from others. Set shows_known of the objective of "
-            f"'{modality.name}' to true, or leave out the task"
+            "it keeps frames of its target, but the backbone cannot tell them from noisy ones. Set "
+            f"model.modalities.{modality.name}.objective.shows_known to true, or leave out the task"
         )
     if template.gap is not None and isinstance(modality, CodecModality) and modality.target_attend == Attend.CAUSAL:
         raise SpecError(

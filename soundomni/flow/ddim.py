@@ -34,7 +34,7 @@ class DDIMSampler(DataSampler):
         self.eta = check_noise_share("eta", eta, most=1.0)
 
     def step(self, values: Tensor, estimates: Sequence[Estimate], next_timestep: float) -> tuple[Tensor, float]:
-        """Advance `values` `[B, D, T]` by one step, and say how much fresh noise they lack."""
+        """Advance `values` `[B, D, T]` by one step, and return how much fresh noise to add."""
         timestep, data = estimates[0]
         noise = (values - (1.0 - timestep) * data) / timestep
         shrunk = next_timestep * (1.0 - timestep) / (timestep * (1.0 - next_timestep))  # σ after the step by σ before it

@@ -38,6 +38,6 @@ class DPMpp2MSDESampler(DataSampler):
         self.s_noise = check_noise_share("s_noise", s_noise)
 
     def step(self, values: Tensor, estimates: Sequence[Estimate], next_timestep: float) -> tuple[Tensor, float]:
-        """Advance `values` `[B, D, T]` by one step, and say how much fresh noise they lack."""
+        """Advance `values` `[B, D, T]` by one step, and return how much fresh noise to add."""
         moved = second_order_step(values, estimates, next_timestep, eta=self.eta)
         return moved, self.s_noise * fresh_noise(estimates[0].timestep, next_timestep, self.eta)

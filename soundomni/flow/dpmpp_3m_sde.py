@@ -39,7 +39,7 @@ class DPMpp3MSDESampler(DataSampler):
         self.s_noise = check_noise_share("s_noise", s_noise)
 
     def step(self, values: Tensor, estimates: Sequence[Estimate], next_timestep: float) -> tuple[Tensor, float]:
-        """Advance `values` `[B, D, T]` by one step, and say how much fresh noise they lack."""
+        """Advance `values` `[B, D, T]` by one step, and return how much fresh noise to add."""
         timestep, data = estimates[0]
         if next_timestep == 0.0:
             return data, 0.0

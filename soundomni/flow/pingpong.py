@@ -31,5 +31,5 @@ class PingPongSampler(DataSampler):
         super().__init__(num_steps=num_steps, schedule=schedule)
 
     def step(self, values: Tensor, estimates: Sequence[Estimate], next_timestep: float) -> tuple[Tensor, float]:
-        """Advance `values` `[B, D, T]` by one step, and say how much fresh noise they lack."""
+        """Advance `values` `[B, D, T]` by one step, and return how much fresh noise to add."""
         return (1.0 - next_timestep) * estimates[0].data, next_timestep

@@ -123,9 +123,9 @@ def test_the_memory_of_a_step_is_that_of_a_real_one(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (("model.router=modality",), "the router has the streams und, gen; expected a single one. Use the router dense"),
-        (("model.modalities.caption.enters=prefix",), "enters is 'prefix', but backbone 'dit' only has tokens of what it makes"),
+        (("model.modalities.caption.enters=prefix",), "enters is 'prefix', but backbone 'dit' can only hold clips that it makes"),
         (("model.prompt=[{text: '{caption}'}]",), "the model has no text in its sequence"),
-        (("model.objective.shows_known=false",), "it keeps frames of its target, which the backbone cannot tell apart"),
+        (("model.objective.shows_known=false",), "it keeps frames of its target, but the backbone cannot tell them"),
         (("model.modalities.caption.connector=codes",), "codes"),
         (
             ("model.backbone.condition_dim=12", "model.modalities.caption.connector=linear"),

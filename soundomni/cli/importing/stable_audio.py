@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from soundomni.cli.folders import expanded
 from soundomni.cli.importing.common import write_with
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 HELP = "import Stable Audio Open, or another diffusion transformer of stable-audio-tools, with its codec"
 CONFIG = "model_config.json"
+T = TypeVar("T")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +67,7 @@ def _config(args: argparse.Namespace) -> tuple[Any, Path]:
         raise SpecError(f"'{file}' cannot be read as JSON: {message_of(error)}") from error
 
 
-def _told(read: Any, file: Path) -> Any:
+def _told(read: Callable[[], T], file: Path) -> T:
     """Return what `read` gives; an error in a config names its file."""
     from soundomni.core.errors import SpecError
 

@@ -131,11 +131,11 @@ def _check_without_text(slot: Slot, modalities: Sequence[Modality]) -> None:
         key = f"model.modalities.{one.name}"
         if isinstance(one, EncoderModality) and one.enters == "prefix":
             raise SpecError(
-                f"{key}.enters is 'prefix', but backbone '{slot.class_path}' only has tokens of what it makes. Set it to 'cross'"
+                f"{key}.enters is 'prefix', but backbone '{slot.class_path}' can only hold clips that it makes. Set it to 'cross'"
             )
         if not isinstance(one, EncoderModality | MadeModality):
             raise SpecError(
-                f"{key} has a codec, but no objective: backbone '{slot.class_path}' only has tokens of what it makes. Leave {key} out"
+                f"{key} has a codec, but no objective: backbone '{slot.class_path}' can only hold clips that it makes. Leave {key} out"
             )
 
 

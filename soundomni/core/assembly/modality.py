@@ -332,7 +332,7 @@ class MadeModality(CodecModality):
         aligned: names of modalities whose tokens are added to its own.
         num_scores: how many of the numbers that leave for a token are scores of the objective's review: the last ones.
         lead: tokens in front of the frames of a clip, which the backbone fills.
-        window: seconds that are made of shorter clips too; None to make clips as long as they are asked for.
+        window: seconds to generate for shorter clips too; None to make clips as long as they are asked for.
     """
 
     def __init__(
@@ -392,7 +392,7 @@ class MadeModality(CodecModality):
         return Entered(self.enter_frames(query.inputs, query.timesteps, places, hints=query.hints), query, places)
 
     def samples_made(self, num_samples: int) -> int:
-        """Return how many samples are made of a clip that is cut to `num_samples`."""
+        """Return how many samples to generate for a clip of `num_samples`."""
         return num_samples if self.window is None else max(num_samples, round(self.window * self.sample_rate))
 
     def places(self, num_tokens: np.ndarray, padded: int) -> Tensor:

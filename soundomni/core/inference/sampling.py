@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,7 +73,7 @@ class AudioSlots:
         if conditions is not None:
             ends = np.cumsum([slot.length for slot in slots]).tolist()
             inside = [(end - slot.length + slot.boundary, end - slot.boundary) for end, slot in zip(ends, slots, strict=True)]
-            self._layout = replace(self._layout, conditions=model.seen(conditions, stored, inside))
+            self._layout = self._layout.with_conditions(model.seen(conditions, stored, inside))
         self._boundary = torch.from_numpy(np.concatenate([slot.token_ids for slot in slots])).to(model.device)
         self._tokens = np.asarray([slot.num_tokens for slot in slots])
         self._added, self._hints = added, hints

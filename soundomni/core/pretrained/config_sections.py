@@ -1,4 +1,4 @@
-"""Configs of other packages, read section by section: every value is checked, and keys that nobody asked for are known."""
+"""Configs of other packages, read section by section: every value is checked, and keys that were never read are reported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MISSING = object()
 
 
 class Section:
-    """One mapping of a config: returns checked values, and knows which ones nobody asked for."""
+    """One mapping of a config: returns checked values, and knows which ones were never read."""
 
     def __init__(self, value: Any, key: str) -> None:
         self.key = key
@@ -51,7 +51,7 @@ class Section:
             raise SpecError(f"{join(self.key, name)} is {given!r}; expected {expected!r}, the only one that {by} has")
 
     def close(self, *, unused: Collection[str] = (), others: bool = False) -> list[str]:
-        """Return the keys that nobody asked for.
+        """Return the keys that were never read.
 
         Raise SpecError for one that is not in `unused`, unless `others` are allowed.
         """

@@ -79,8 +79,8 @@ class GuidanceSpec:
         renormalize_min: lower bound of the renormalization factor.
         rescale: share of the guided output of the network that is brought back to the standard deviation over channels that the
             conditional output has in that frame (Lin et al. 2024); 0 turns it off. For velocities only.
-        parallel: share that stays of the part of the change, in the space of the clean data, that is parallel to the conditional
-            prediction (APG, Sadat et al. 2024): 1 for plain guidance, 0 for only the orthogonal part. For velocities only.
+        parallel: how much to keep of the part of guidance that is parallel to the conditional estimate of the clean data (APG, Sadat
+            et al. 2024): 1 for plain guidance, 0 for only the orthogonal part. For velocities only.
         norm_threshold: largest norm of that change over a whole clip before it is scaled; 0 for no limit. For velocities only.
     """
 
@@ -147,8 +147,8 @@ class ModalitySpec:
             training and for guidance.
         aligned: modalities whose tokens are added to those of a clip that is made, frame by frame, instead of taking places of
             their own in the sequence; they must have the same number of frames.
-        window: seconds that are made of shorter clips too, which are then cut: for models that only know clips of one length, padded
-            with silence. Null makes clips as long as they are asked for.
+        window: seconds to generate for shorter clips too, which are then cut to their length: for models that only know clips of one
+            length, padded with silence. Null generates clips as long as they are asked for.
     """
 
     codec: Slot | None = slot("codec", optional=True)

@@ -201,7 +201,7 @@ class SegmentWriter:
     def text(self, text: str, *, loss: bool = False) -> Segment:
         """Write text as a causal segment; with loss, as one to predict. Raise SpecError if the model has no text."""
         if not self.has_text:
-            raise SpecError("the model has no text in its sequence. Name the modality whose encoder reads the text, as `of` of its segment")
+            raise SpecError("the model has no text in its sequence. Set `of` of the segment to the modality whose encoder reads it")
         return text_segment(self.tokenizer.encode(text), bos=self.tokenizer.bos, eos=self.tokenizer.eos, loss=loss)
 
     def features(self, num_samples: int, *, of: str | None = None) -> Segment:

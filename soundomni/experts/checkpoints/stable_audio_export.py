@@ -86,7 +86,7 @@ def _config(spec: Spec) -> ModelConfig:
     }
     for key, (value, possible) in given.items():
         if value not in possible:
-            raise SpecError(f"{key} is {value!r}, but stable-audio-tools only has {possible[0]!r}; this model cannot be written for it")
+            raise SpecError(f"{key} is {value!r}, but stable-audio-tools only has {possible[0]!r}, so this model cannot be exported to it")
     assert made is not None and made.objective is not None and made.codec is not None, "checked above"
     conditions = tuple(_condition(name, one) for name, one in model.used.items() if name != LATENT)
     codec, backbone = made.codec.init_args, dict(model.backbone.init_args)
@@ -120,23 +120,23 @@ def _sample_size(codec: Mapping[str, Any], window: float | None) -> int:
 
 
 def _condition(name: str, spec: ModalitySpec) -> Condition:
-    """Return the conditioner of a modality. Raise SpecError if stable-audio-tools has none such."""
+    """Return the conditioner of a modality. Raise SpecError if stable-audio-tools has no such conditioner."""
     key, encoder = f"model.modalities.{name}", spec.encoder
     kind = None if encoder is None else encoder.class_path
     connectors = {T5: "identity", NUMBER: "linear"}
     if encoder is None or kind not in connectors or spec.connector.class_path != connectors[kind]:
         raise SpecError(
             f"{key} has the encoder {kind!r} and the connector '{spec.connector.class_path}', but stable-audio-tools only has t5 with "
-            "identity and number with linear here; this model cannot be written for it"
+            "identity, and number with linear, so this model cannot be exported to it"
         )
     arguments = encoder.init_args
     needed = {"features": "learned", "num_frequencies": NUM_FREQUENCIES} if kind == NUMBER else {}
     for argument, value in needed.items():
         if arguments[argument] != value:
             given = f"{key}.encoder.{argument} is {arguments[argument]!r}"
-            raise SpecError(f"{given}, but stable-audio-tools only has {value!r}; this model cannot be written for it")
+            raise SpecError(f"{given}, but stable-audio-tools only has {value!r}, so this model cannot be exported to it")
     if kind == T5 and arguments["pad_to"] is None:
-        raise SpecError(f"{key}.encoder.pad_to is null, but stable-audio-tools pads all texts; this model cannot be written for it")
+        raise SpecError(f"{key}.encoder.pad_to is null, but stable-audio-tools pads all texts, so this model cannot be exported to it")
     names = ("least", "most") if kind == NUMBER else ("name", "pad_to")
     settings = {other: arguments[own] for own, other in zip(names, names if kind == NUMBER else ("name", "max_length"), strict=True)}
     ways = spec.enters.split("+")

@@ -105,7 +105,7 @@ def import_stable_audio(weights: WeightFile, config: ModelConfig, codec: CodecPa
     Raises:
         CheckpointError: a tensor is missing, has another shape or another value than follows from the sizes, or is not explained by
             anything.
-        SpecError: the text encoder is not there.
+        SpecError: the text encoder cannot be found.
     """
     spec = load_spec([_layer(config, codec, text_encoder)], base={})
     tokenizer = TextTokenizer.train([""], vocab_size=spec.of_model.tokenizer.vocab_size)
@@ -138,7 +138,7 @@ def import_stable_audio(weights: WeightFile, config: ModelConfig, codec: CodecPa
         parameters=sum(parameter.numel() for parameter in shell.parameters()),
         used=used,
         unused=unused | {names[name]: "follows from the sizes" for name in buffers},
-        notes=tuple(f"{key} of the config does not matter here" for key in config.unused),
+        notes=tuple(f"ignored {key} of the config" for key in config.unused),
     )
 
 
