@@ -92,26 +92,39 @@ def claimed_number(folder: Path) -> Iterator[int]:
 
     Raise DataError if the folder cannot be written to.
     """
+    with claimed_numbers(folder, 1) as number:
+        yield number
+
+
+@contextlib.contextmanager
+def claimed_numbers(folder: Path, count: int) -> Iterator[int]:
+    """Yield the first of so many numbers in a row, all of them higher than any in the folder, and reserved as by `claimed_number`."""
+    first = next_number(folder)
+    while True:
+        with contextlib.ExitStack() as claims:
+            clash = next((number for number in range(first, first + count) if not _claim(folder, number, claims)), None)
+            if clash is None:
+                found = _numbers(folder)
+                clash = max((number for number in range(first, first + count) if number in found), default=None)
+            if clash is None:  # otherwise another process has a number, or took it, wrote its file and gave it back
+                yield first
+                return
+        first = clash + 1
+
+
+def _claim(folder: Path, number: int, claims: contextlib.ExitStack) -> bool:
+    """Reserve a number until `claims` are closed. Return whether it was free."""
     from soundomni.core.errors import DataError
 
-    number = next_number(folder)
-    while True:
-        claim = folder / f".{number:03d}.claim"
-        try:
-            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        except FileExistsError:
-            number += 1
-            continue
-        except OSError as error:
-            raise DataError(f"cannot write to {place(folder)}: {error.strerror or error}") from error
-        if number not in _numbers(folder):  # otherwise another process took the number, wrote its file and gave it back
-            break
-        claim.unlink(missing_ok=True)
-        number += 1
+    claim = folder / f".{number:03d}.claim"
     try:
-        yield number
-    finally:
-        claim.unlink(missing_ok=True)
+        os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise DataError(f"cannot write to {place(folder)}: {error.strerror or error}") from error
+    claims.callback(claim.unlink, missing_ok=True)
+    return True
 
 
 def append_line(path: Path, line: str) -> None:

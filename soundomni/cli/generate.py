@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ HELP = "make audio from prompts"
 
 PROMPTS = "prompts.jsonl"
 """File with a line for each clip."""
+PATIENCE = timedelta(days=1)
+"""How long a process waits for one with more or longer clips to make."""
 MOST_CLIPS = 100_000
 """Largest number of clips in one grid."""
 
@@ -221,29 +224,39 @@ def generate_together(model: SoundOmni | Chain, requests: list[Request], out: Pa
     """
     import torch
 
-    from soundomni.cli.folders import append_line, next_number
-    from soundomni.core.errors import SoundOmniError
+    from soundomni.cli.folders import append_line, claimed_numbers
+    from soundomni.core.errors import DataError, SoundOmniError, message_of
     from soundomni.core.spec.schema import ParallelSpec
     from soundomni.train.parallel import open_world
 
-    with open_world(ParallelSpec(), device=torch.device("cpu")) as world:  # only plain objects are exchanged
-        first = world.share(lambda: next_number(out))
+    cpu = torch.device("cpu")  # only plain objects are exchanged
+    with open_world(ParallelSpec(), device=cpu, timeout=PATIENCE) as world, contextlib.ExitStack() as claims:
+        first = world.share(lambda: claims.enter_context(claimed_numbers(out, len(requests))))
         mine: list[tuple[int, Written]] = []
-        begun, failure = 0, None
+        begun = 0
+        failure: Exception | None = None
         for index, group in enumerate(_groups(requests, settings["batch"])):
             if index % world.size == world.rank and failure is None:
                 try:
                     for i, clip in enumerate(generate_files(model, list(group), out, **settings, first_number=first + begun)):
                         mine.append((begun + i, clip))
-                except (SoundOmniError, OSError) as error:
+                except Exception as error:  # of any kind: clips that are there get their lines first
                     failure = error
             begun += len(group)
-        failures = [one for one in world.gather(failure) if one is not None]
-        found = world.gather(mine)
+        told: Exception | None = failure
+        if failure is not None and not isinstance(failure, SoundOmniError | OSError):
+            told = DataError(f"the process with RANK {world.rank} has failed: {message_of(failure)}")
+        try:
+            failures, found = [one for one in world.gather(told) if one is not None], world.gather(mine)
+        except RuntimeError as error:
+            stopped = "another process has stopped. The clips of this one are written; start the command again for the others"
+            failures, found = [DataError(f"{stopped} ({message_of(error)})")], [mine]
         written = [clip for _, clip in sorted((pair for part in found for pair in part), key=lambda pair: pair[0])]
         if world.is_main:
             for clip in written:
                 append_line(out / PROMPTS, _line(clip))
+        if failure is not None and failure is not told:
+            raise failure
         if failures:
             raise failures[0]
         return written if world.is_main else None

@@ -19,6 +19,8 @@ CUT = 0.075
 """Where the truncated distribution begins, as stable-audio-tools has it."""
 LOG_SNR = (-6.0, 5.0)
 """Range of the log signal-to-noise ratio of "even-log-snr", as Stable Audio 3 has it."""
+MOST_LOG_SHIFT = 10.0
+"""Largest logarithm of a shift; nearly all timesteps are 1 long before."""
 SHORT, LONG = 256, 4096
 """Frames of the clips for which `length_shift` gives its two values (Esser et al. 2024, section 5.3.2, as in stable-audio-tools)."""
 
@@ -51,8 +53,11 @@ class TimestepDistribution:
         if not self.std > 0:
             raise SpecError(f"std is {self.std}; expected a number above 0")
         check_shift(self.shift)
-        if self.length_shift is not None and not all(map(math.isfinite, self.length_shift)):
-            raise SpecError(f"length_shift is {list(self.length_shift)}; expected two finite numbers, for short and for long clips")
+        if self.length_shift is not None and not all(abs(shift) <= MOST_LOG_SHIFT for shift in self.length_shift):
+            most = f"{MOST_LOG_SHIFT:g}"
+            raise SpecError(
+                f"length_shift is {list(self.length_shift)}; expected two numbers from -{most} to {most}, for short and for long clips"
+            )
         if self.length_shift is not None and self.shift != 1.0:
             raise SpecError(f"shift is {self.shift:g} and length_shift is given too; expected only one of them")
 

@@ -221,7 +221,11 @@ class World:
 
 @contextmanager
 def open_world(
-    parallel: ParallelSpec, *, environment: Mapping[str, str] = os.environ, device: torch.device | None = None
+    parallel: ParallelSpec,
+    *,
+    environment: Mapping[str, str] = os.environ,
+    device: torch.device | None = None,
+    timeout: timedelta | None = None,
 ) -> Iterator[World]:
     """Join the process group that torchrun describes, or use one process if it does not describe any.
 
@@ -231,6 +235,7 @@ def open_world(
         parallel: how processes share the work.
         environment: variables of torchrun.
         device: device of the tensors that processes exchange; None for the GPU with this process's number, or the CPU without GPUs.
+        timeout: how long processes wait for each other; None for PyTorch's default.
 
     Raises:
         SpecError: the environment or the mesh does not fit the number of processes, there are more local processes
@@ -244,7 +249,7 @@ def open_world(
         yield World(rank=0, size=1, device=device)
         return
     if opened:
-        _join(device, environment)
+        _join(device, environment, timeout)
     try:
         names = ("replicate", "shard") if len(shape) == 2 else ("shard",)
         mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
@@ -255,9 +260,9 @@ def open_world(
             dist.destroy_process_group()
 
 
-def _join(device: torch.device, environment: Mapping[str, str]) -> None:
+def _join(device: torch.device, environment: Mapping[str, str], timeout: timedelta | None) -> None:
     try:  # gloo carries host tensors, so that agreeing on a number does not wait for the GPU
-        dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
+        dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl", timeout=timeout)
     except (RuntimeError, ValueError, OSError) as error:
         place = f"{environment.get('MASTER_ADDR')}:{environment.get('MASTER_PORT')}"
         lost = SpecError(

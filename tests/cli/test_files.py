@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from soundomni.cli import folders
-from soundomni.cli.folders import append_line, claimed_number
+from soundomni.cli.folders import append_line, claimed_number, claimed_numbers
 from soundomni.cli.main import main
 from soundomni.core.errors import DataError
 from soundomni.core.pretrained.omni import SoundOmni
@@ -230,6 +230,19 @@ def test_a_number_that_was_taken_in_between_is_not_given(tmp_path: Path, monkeyp
     with pytest.raises(ZeroDivisionError), claimed_number(tmp_path):
         _ = 1 / 0
     assert {path.name for path in tmp_path.iterdir()} == {"000-a.wav", ".001.claim"}
+
+
+def test_numbers_in_a_row_are_free_and_stay_reserved(tmp_path: Path) -> None:
+    """Rows and single numbers lie around them; files and claims within a row move it on."""
+    (tmp_path / ".002.claim").write_text("")
+    with claimed_numbers(tmp_path, 3) as first:
+        assert first == 3
+        with claimed_numbers(tmp_path, 2) as second, claimed_number(tmp_path) as single:
+            assert (second, single) == (0, 6)
+    assert {path.name for path in tmp_path.iterdir()} == {".002.claim"}
+    (tmp_path / "007-a.wav").write_text("")
+    with claimed_numbers(tmp_path, 2) as first:
+        assert first == 8
 
 
 def test_a_line_that_the_disk_has_no_room_for_is_not_there_in_part(tmp_path: Path) -> None:

@@ -62,6 +62,42 @@ def test_clips_keep_their_lines_if_a_process_fails(tmp_path: Path) -> None:
     assert len(lines) == 5
 
 
+STOPPING = """
+import contextlib, io, os, sys
+from soundomni.cli import generate
+from soundomni.cli.main import main
+
+make, mine = generate.generate_files, os.environ["RANK"] == "1"
+*arguments, how, told = sys.argv[1:]
+
+def stopping(*arguments, **options):
+    if mine:
+        if how == "killed":
+            os._exit(0)
+        raise MemoryError("no memory left")
+    yield from make(*arguments, **options)
+
+generate.generate_files = stopping
+errors = io.StringIO()
+with contextlib.redirect_stderr(errors):
+    status = main(arguments)
+assert mine or told in errors.getvalue(), errors.getvalue()
+sys.exit(0 if status == (1 if mine else 2) else 10 + status)
+"""
+
+
+@pytest.mark.parametrize(("how", "told"), [("killed", "another process has stopped"), ("failed", "process with RANK 1 has failed")])
+def test_a_process_that_ends_early_is_one_line_for_the_others(how: str, told: str, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(STOPPING)
+    grid, out = tmp_path / "grid.yaml", tmp_path / "out"
+    grid.write_text("prompt: [two clicks, white noise]\nseconds: 0.3\nsteps: 1\n")
+    command = ["generate", "--model", "nano", "--grid", str(grid), "--batch", "1", "--no-pictures", "--out", str(out), how, told]
+    run_in_two_processes(program, *command)
+    assert len((out / "prompts.jsonl").read_text().splitlines()) == len(list(out.glob("*.wav"))) == 1
+    assert not list(out.glob(".*"))
+
+
 @pytest.mark.parametrize(
     ("variables", "several"),
     [({"WORLD_SIZE": "2"}, False), ({"WORLD_SIZE": "two"}, False), ({}, False), ({"RANK": "0", "WORLD_SIZE": "two"}, None)],

@@ -216,6 +216,16 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], Any], str]
         lambda tree, tensors: wrap(tensors, {"model.model.extra": torch.zeros(1)}),
         "1 unexpected",
     ),
+    "latents of another scale": (setting("model.pretransform.scale", 2.0), "scale is 2.0; expected 1.0"),
+    "a global condition twice": (setting("model.diffusion.global_cond_ids", ["seconds_total"] * 2), "expected every condition only once"),
+    "a condition twice": (
+        setting("model.diffusion.cross_attention_cond_ids", ["prompt", "prompt", *IDS]),
+        "expected every condition only once",
+    ),
+    "a training that diverged": (
+        lambda tree, tensors: tensors["model.model.transformer.layers.1.ff.ff.2.bias"].fill_(float("nan")),
+        "not finite",
+    ),
     "clips without end": (setting("sample_size", 10**18), "window is"),
     "layers without end": (setting("model.diffusion.config.depth", 10**6), "more than 50,000 parameters"),
     "a text without end": (setting("model.conditioning.configs.0.config.max_length", 10**9), "max_tokens is 1000000000"),
@@ -285,3 +295,32 @@ def test_a_network_of_v_stays_one_with_the_sampler_of_distilled_flows(tmp_path: 
     file.write_text(text.replace("dpmpp-3m-sde", "pingpong"))
     assert main(["export", str(tmp_path / "out"), "--format", "stable-audio-tools", "--out", str(tmp_path / "again")]) == 0
     assert json.loads((tmp_path / "again" / "model_config.json").read_text())["model"]["diffusion"]["diffusion_objective"] == "v"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_what_is_exported_in_half_precision_can_be_imported(dtype: str, tmp_path: Path) -> None:
+    tree = config()
+    assert imported(tmp_path, write_checkpoint(tmp_path / "in", tree, their_tensors(tree))) == 0
+    half = tmp_path / "half"
+    assert main(["export", str(tmp_path / "out"), "--format", "stable-audio-tools", "--dtype", dtype, "--out", str(half)]) == 0
+    other = tmp_path / "other"
+    assert main(["import", "stable-audio", str(half), "--out", str(other), "--text-encoder", str(tmp_path / "t5")]) == 0
+
+
+def test_the_folder_of_a_text_encoder_is_kept_for_other_working_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = config()
+    source = write_checkpoint(tmp_path / "in", tree, their_tensors(tree))
+    tiny_t5(tmp_path / "t5")
+    monkeypatch.chdir(tmp_path)
+    assert main(["import", "stable-audio", str(source), "--out", "out", "--text-encoder", "t5"]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert SoundOmni.from_pretrained(tmp_path / "out").generate("one", seconds=0.1, num_steps=1, seeds=[4])
+
+
+def test_a_tensor_without_values_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = config()
+    tensors = their_tensors(tree)
+    tensors["model.model.transformer.layers.1.ff.ff.2.bias"] = torch.empty(64, device="meta")
+    assert imported(tmp_path, write_checkpoint(tmp_path / "in", tree, tensors, "last.ckpt")) == 2
+    assert "has no values; expected a dense tensor" in capsys.readouterr().err

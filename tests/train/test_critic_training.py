@@ -202,6 +202,16 @@ def test_two_ranks_compute_what_one_process_does(critic: str, tmp_path: Path) ->
     [
         (("model.objective=masked",), "sampler is 'maskgit-critic', which needs scores .* Use an objective such as masked-critic, or"),
         (("model.objective=masked", "sampler=maskgit", APART), "model.critic is 'conformer', but no objective asks for scores"),
+        (
+            (
+                "model.router=dense",
+                "model.backbone=conformer",
+                "model.objective=masked-critic",
+                "sampler=maskgit-critic",
+                "model.critic={class_path: dit, init_args: {hidden_dim: 32, num_layers: 1, num_heads: 2}}",
+            ),
+            "model.critic is 'dit', which needs timesteps; a critic has none",
+        ),
         (("model.start_fresh=[critics]", APART), "model.start_fresh.0. is 'critics'; expected one of .*Did you mean 'critic'"),
     ],
 )

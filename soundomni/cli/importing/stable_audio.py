@@ -28,6 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=expanded, metavar="JSON", help=f"the model's config (default: {CONFIG} next to the weights)")
     parser.add_argument(
         "--text-encoder",
+        type=expanded,
         metavar="DIR",
         help="folder with the T5 that reads prompts (default: the one that the config names, in your Hub cache)",
     )
@@ -46,10 +47,11 @@ def _imported(args: argparse.Namespace) -> ImportedModel:
     from soundomni.experts.checkpoints.stable_audio_import import import_stable_audio
     from soundomni.experts.checkpoints.stable_audio_model_config import parse_model_config
 
+    encoder = None if args.text_encoder is None else str(Path(args.text_encoder).resolve())
     weights = read_weights(args.source)
     tree, named = _config(args)
     config = _told(lambda: parse_model_config(tree), named)
-    return import_stable_audio(weights, config, _codec(weights, tree, named), text_encoder=args.text_encoder)
+    return import_stable_audio(weights, config, _codec(weights, tree, named), text_encoder=encoder)
 
 
 def _config(args: argparse.Namespace) -> tuple[Any, Path]:

@@ -214,8 +214,9 @@ class _Flattening:
     def _add_tensor(self, tensor: Tensor, name: str) -> None:
         if name in self.tensors:
             raise CheckpointError(f"'{self.path}' holds two tensors named '{name}'")
-        if tensor.layout is not torch.strided or tensor.is_quantized:
-            raise CheckpointError(f"'{self.path}': '{name}' is a sparse or quantized tensor; expected a dense one")
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+            kind = "has no values" if tensor.is_meta else "is a sparse or quantized tensor"
+            raise CheckpointError(f"'{self.path}': '{name}' {kind}; expected a dense tensor")
         if math.prod(tensor.shape) * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise CheckpointError(f"'{self.path}': '{name}' has shape {tuple(tensor.shape)}, but the file holds fewer numbers")
         self.tensors[name] = tensor.detach()
@@ -278,9 +279,25 @@ def read_float32(weights: WeightFile, name: str) -> Tensor:
     tensor = weights[name]
     if tensor.dtype not in _FLOATS:
         raise CheckpointError(f"'{weights.path}': '{name}' is {tensor.dtype}; expected one of {', '.join(map(str, _FLOATS))}")
+    _check_finite(weights, name, tensor)
+    return tensor.to(torch.float32, copy=True).contiguous()
+
+
+def read_floating(weights: WeightFile, name: str) -> Tensor:
+    """Return a tensor of someone else's file in its own precision.
+
+    Raise CheckpointError if it is not floating point, or holds a number that is not finite.
+    """
+    tensor = weights[name]
+    if not tensor.is_floating_point():
+        raise CheckpointError(f"'{weights.path}': {name} is {tensor.dtype}; quantized weights cannot be imported")
+    _check_finite(weights, name, tensor)
+    return tensor
+
+
+def _check_finite(weights: WeightFile, name: str, tensor: Tensor) -> None:
     if not bool(tensor.isfinite().all()):
         raise CheckpointError(f"'{weights.path}': '{name}' has numbers that are not finite, as if its training had diverged")
-    return tensor.to(torch.float32, copy=True).contiguous()
 
 
 def _check_safe(path: Path, files: list[str]) -> None:

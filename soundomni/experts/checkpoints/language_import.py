@@ -35,7 +35,7 @@ from soundomni.core.pretrained.directory import (
     spec_block,
     write_model,
 )
-from soundomni.core.pretrained.foreign_weights import WeightFile
+from soundomni.core.pretrained.foreign_weights import WeightFile, read_floating
 from soundomni.core.pretrained.import_report import report_start
 from soundomni.core.pretrained.renamed_tensors import MODALITIES, part_of
 from soundomni.core.pretrained.weights import MAX_SHARD_BYTES
@@ -296,10 +296,7 @@ def _makers(
 
 def _joined(weights: WeightFile, parts: Sequence[Rows], num_rows: int) -> Tensor:
     """Read the rows of a tensor; rows of new tokens, which no part has, are the mean of the others (Hewitt 2021)."""
-    tensors = [weights[part.name] for part in parts]
-    for part, tensor in zip(parts, tensors, strict=True):
-        if not tensor.is_floating_point():
-            raise CheckpointError(f"'{weights.path}': {part.name} is {tensor.dtype}; quantized weights cannot be imported")
+    tensors = [read_floating(weights, part.name) for part in parts]
     joined = torch.cat(tensors) if len(tensors) > 1 else tensors[0].clone()
     new = num_rows - len(joined)
     if new:

@@ -29,7 +29,7 @@ from soundomni.core.assembly.uninitialized import without_memory
 from soundomni.core.errors import CheckpointError, amount, some
 from soundomni.core.files.names import REPORT_FILE
 from soundomni.core.pretrained.directory import Origin, card, write_model
-from soundomni.core.pretrained.foreign_weights import WeightFile, read_float32
+from soundomni.core.pretrained.foreign_weights import WeightFile, read_float32, read_floating
 from soundomni.core.pretrained.import_report import report_start
 from soundomni.core.pretrained.weights import MAX_SHARD_BYTES
 from soundomni.core.spec.load import load_spec
@@ -276,14 +276,12 @@ def _check(
     if told:
         raise CheckpointError(f"'{weights.path}' does not fit its config: of the {len(wanted)} tensors of the model, {'; '.join(told)}")
     for name, expected in buffers.items():
-        if not torch.allclose(read_float32(weights, names[name]), expected, rtol=1e-3, atol=1e-6):
+        stored = read_float32(weights, names[name])
+        if not torch.allclose(stored, expected.to(weights[names[name]].dtype).float(), rtol=1e-3, atol=1e-6):
             raise CheckpointError(f"'{weights.path}': {name} has other values than its sizes give; the model is not of this kind")
     return unused
 
 
 def _read(weights: WeightFile, source: str, part: Part, shapes: Mapping[str, tuple[int, ...]], ours: str) -> Tensor:
     """Read one parameter, in the precision of the source."""
-    tensor = weights[source]
-    if not tensor.is_floating_point():
-        raise CheckpointError(f"'{weights.path}': {source} is {tensor.dtype}; quantized weights cannot be imported")
-    return part.read(tensor, shapes)[ours].contiguous().clone()
+    return part.read(read_floating(weights, source), shapes)[ours].contiguous().clone()

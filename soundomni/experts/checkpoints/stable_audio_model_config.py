@@ -96,7 +96,7 @@ def parse_model_config(tree: Any) -> ModelConfig:
     unused = top.close(unused=("training",))
     conditioning, diffusion = model.section("conditioning"), model.section("diffusion")
     latent_dim = model.take("io_channels", int)
-    model.take("pretransform", dict[str, Any])
+    model.section("pretransform").expect("scale", 1.0, by=MODEL, default=1.0)
     unused += model.close(unused=("in_channels", "out_channels"))
     diffusion.expect("type", "dit", by=MODEL)
     crosses, globals_ = (tuple(diffusion.take(f"{name}_ids", list[str], [])) for name in ("cross_attention_cond", "global_cond"))
@@ -142,6 +142,9 @@ def _conditions(section: Section, crosses: tuple[str, ...], globals_: tuple[str,
             near = did_you_mean(kind, (T5, NUMBER))
             raise SpecError(f"{join(one.key, 'type')} is '{kind}'; expected t5 or number, the only conditioners that are imported.{near}")
         found.append(Condition(id=id, kind=kind, settings=read(settings), crosses=id in crosses, is_global=id in globals_))
+    for name, given_ids in (("cross_attention_cond_ids", crosses), ("global_cond_ids", globals_)):
+        if len(set(given_ids)) < len(given_ids):
+            raise SpecError(f"model.diffusion.{name} is {list(given_ids)}; expected every condition only once")
     ids = [one.id for one in found]
     for id in (*crosses, *globals_):
         if id not in ids:
