@@ -364,6 +364,9 @@ class Backbone(nn.Module, ABC):
     have no boundary tokens, and all conditions enter as "cross" or "global"."""
     takes_times: ClassVar[bool] = False
     """Whether `forward` needs `layout.conditions` with the timestep of each clip that is made, the highest of its tokens."""
+    takes_hints: ClassVar[bool] = False
+    """Whether `forward` takes what an objective with `shows_known` tells about known frames from `layout.conditions`, and not as more
+    numbers of each token. Only a backbone that takes times may do so."""
     lead_tokens: int = 0
     """Tokens in front of the frames of a clip that is made; they enter as zeros, and `forward` fills them."""
 
@@ -413,6 +416,14 @@ class Backbone(nn.Module, ABC):
         """
         named = " and ".join(f"'{way}'" for way in ways)
         raise SpecError(f"{type(self).__name__} does not take conditions that enter as {named}. Set enters to 'prefix', or use conformer")
+
+    def take_hints(self, num_hints: int) -> None:
+        """Prepare for frames with so many numbers of hints; called once, after the constructor, if `takes_hints` and an objective has
+        `shows_known`.
+
+        The default raises TypeError.
+        """
+        raise TypeError(f"{type(self).__name__} does not take hints")
 
     def expert_parameters(self, stream: str) -> Iterable[nn.Parameter]:
         """Return the parameters that only tokens of this stream use, for freezing and counting one expert.

@@ -1,44 +1,31 @@
 """The diffusion transformer of Stable Audio as a backbone over packed clips (Evans et al. 2024a, section 3.1; Evans et al. 2024b, section
 2.2; Peebles and Xie 2023).
 
-Shape letters: N stored tokens, M clips, E hidden dimensions, F condition dimensions, d head dimensions, r rotated dimensions, L leading
-tokens of a clip, V vocabulary.
+Shape letters: M clips, E hidden dimensions, F condition dimensions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from soundomni.core.attention.conditions import SeenConditions
-from soundomni.core.attention.layout import Layout
-from soundomni.core.errors import SpecError
-from soundomni.core.interfaces import Backbone, LossTerms, Router
-from soundomni.experts.auxiliary import check_names, named_loss
-from soundomni.experts.dit_layer import NUM_MODULATIONS, DiTLayer, DiTSizes, GatedFeedForward, HeadNorm
-from soundomni.experts.rope import rope_tables
-from soundomni.experts.sizes import check_heads, check_stream, require_positive
-
-ROPE_THETA, LEAST_ROTATED = 1e4, 32
-NUM_TIME_FEATURES = 256
-MLP_RATIO = 4
+from soundomni.core.interfaces import Router
+from soundomni.experts.dit_layer import DiTSizes
+from soundomni.experts.dit_network import NUM_TIME_FEATURES, DiTNetwork, TimeNetwork, check_sizes
 
 
-class TimeEmbedding(nn.Module):
+class LearnedTimes(TimeNetwork):
     """Maps timesteps `[M]` in [0, 1] to `[M, E]`: cosines and sines of learned frequencies, then Linear–SiLU–Linear.
 
     Features are computed in at least float32.
     """
 
     def __init__(self, hidden_dim: int) -> None:
-        super().__init__()
+        super().__init__(hidden_dim)
         self.frequencies = nn.Parameter(torch.empty(NUM_TIME_FEATURES // 2))
-        self.inward = nn.Linear(NUM_TIME_FEATURES, hidden_dim)
-        self.outward = nn.Linear(hidden_dim, hidden_dim)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -50,42 +37,15 @@ class TimeEmbedding(nn.Module):
         """Map `[M]` to `[M, E]`."""
         precise = torch.promote_types(self.frequencies.dtype, torch.float32)
         angles = 2 * math.pi * timesteps.to(precise)[:, None] * self.frequencies.to(precise)
-        features = torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.inward.weight.dtype)
-        out: Tensor = self.outward(nn.functional.silu(self.inward(features)))
-        return out
+        return self.embed(torch.cat([angles.cos(), angles.sin()], dim=-1))
 
 
-class GlobalEmbedding(nn.Module):
-    """Maps the global conditions of clips, `[M + 1, F]` each, to `[M + 1, E]`: Linear of all of them together, SiLU, Linear.
-
-    There are no biases, so a condition that a clip lacks, which is zero, adds nothing.
-
-    Args:
-        names: names of the conditions.
-        condition_dim, hidden_dim: F and E.
-    """
-
-    def __init__(self, names: Sequence[str], *, condition_dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.inward = nn.ModuleDict({name: nn.Linear(condition_dim, hidden_dim, bias=False) for name in names})
-        self.outward = nn.Linear(hidden_dim, hidden_dim, bias=False)
-
-    def forward(self, vectors: Mapping[str, Tensor]) -> Tensor | None:
-        """Map `[M + 1, F]` of each name to `[M + 1, E]`; None if no clip has any of the conditions."""
-        given = [layer(vectors[name]) for name, layer in self.inward.items() if name in vectors]
-        if not given:
-            return None
-        out: Tensor = self.outward(nn.functional.silu(torch.stack(given).sum(0)))
-        return out
-
-
-class DiTBackbone(Backbone):
-    """Diffusion transformer that attends to conditions and knows the timestep of each clip.
+class DiTBackbone(DiTNetwork):
+    """Diffusion transformer of Stable Audio Open, for clips of any lengths and prompts in one batch.
 
     It only has tokens of clips that are made: no text, no context. Texts and numbers are conditions of encoders that enter as "cross",
-    "global" or both. Clips of different lengths and prompts share a batch, and each only sees itself and its own conditions. Timesteps
-    and global conditions reach the network as one token in front of each clip, or scale, shift and gate every layer. The router has to be
-    `dense`.
+    "global" or both. Timesteps and global conditions reach the network as one token in front of each clip, or scale, shift and gate every
+    layer. The router has to be `dense`.
 
     Stable Audio Open has hidden_dim 1536, 24 layers, 24 heads and condition_dim 768; Stable Audio Open Small has hidden_dim 1024, 16
     layers, 8 heads, condition_dim 768, project_conditions and head_norm "layer".
@@ -104,9 +64,7 @@ class DiTBackbone(Backbone):
         differential: whether attention is the difference of two attentions with the same values.
     """
 
-    takes_empty_streams: ClassVar[bool] = True
-    takes_text: ClassVar[bool] = False
-    takes_times: ClassVar[bool] = True
+    plugin: ClassVar[str] = "dit"
 
     def __init__(
         self,
@@ -119,152 +77,28 @@ class DiTBackbone(Backbone):
         condition_dim: int | None = None,
         project_conditions: bool = False,
         conditioning: Literal["prepend", "adaln"] = "prepend",
-        head_norm: HeadNorm = "none",
+        head_norm: Literal["none", "layer"] = "none",
         num_memory: int = 0,
         differential: bool = False,
     ) -> None:
-        super().__init__()
-        sizes: dict[str, int | None] = {"hidden_dim": hidden_dim, "num_layers": num_layers, "num_heads": num_heads}
-        require_positive("dit", sizes | {"condition_dim": condition_dim})
-        if num_memory < 0:
-            raise SpecError(f"dit: num_memory is {num_memory}; expected at least 0")
-        if len(router.streams) != 1:
-            raise SpecError(f"dit: the router has the streams {', '.join(router.streams)}; expected a single one. Use the router dense")
-        head_dim = check_heads("dit", hidden_dim=hidden_dim, num_heads=num_heads, head_dim=None)
-        self.hidden_dim, self.head_dim, self.num_kv_heads = hidden_dim, head_dim, (1 + differential) * num_heads
-        self._condition_dim = hidden_dim if condition_dim is None else condition_dim
-        self.rotary_dim = min(head_dim, max(head_dim // 2, LEAST_ROTATED))
-        self.project_conditions, self.prepends = project_conditions, conditioning == "prepend"
-        self.lead_tokens = num_memory + self.prepends
-        self.vocab_size, self.streams, self.loss_names = vocab_size, router.streams, router.loss_names
-        check_names("dit", self.loss_names)
-        shared = DiTSizes(
+        given: dict[str, int | None] = {"hidden_dim": hidden_dim, "num_layers": num_layers, "num_heads": num_heads}
+        head_dim = check_sizes(self.plugin, router, given | {"condition_dim": condition_dim}, num_memory=num_memory)
+        sizes = DiTSizes(
             hidden_dim=hidden_dim,
             num_heads=num_heads,
             head_dim=head_dim,
+            norm="layer",
             head_norm=head_norm,
             differential=differential,
-            modulates=not self.prepends,
+            modulates=conditioning == "adaln",
         )
-
-        def network() -> nn.Module:
-            width = MLP_RATIO * hidden_dim
-            return router.feed_forward(lambda: GatedFeedForward(hidden_dim=hidden_dim, intermediate_dim=width), hidden_dim)
-
-        self.time = TimeEmbedding(hidden_dim)
-        self.conditions: nn.Sequential | None = None
-        self.globals: GlobalEmbedding | None = None
-        self.memory = nn.Parameter(torch.empty(num_memory, hidden_dim)) if num_memory else None
-        self.modulation: nn.Sequential | None = None
-        if not self.prepends:
-            out = nn.Linear(hidden_dim, NUM_MODULATIONS * hidden_dim)
-            self.modulation = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.SiLU(), out)
-        self.blocks = nn.ModuleList(DiTLayer(index, shared, network()) for index in range(num_layers))
-        self.reset_parameters()
-
-    @property
-    def condition_dim(self) -> int:
-        """Dimensions F of condition tokens."""
-        return self._condition_dim
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        """The DiTLayers."""
-        return self.blocks
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Draw the initial weights as published; a backbone built on the meta device calls it once it has memory.
-
-        Linear layers begin as torch draws them, but those that write to the residual stream at zero; memory is drawn from N(0, 1).
-        """
-        for module in self.modules():
-            if module is not self and callable(reset := getattr(module, "reset_parameters", None)):
-                reset()
-        for layer in self.blocks:
-            _begin_at_zero(cast(DiTLayer, layer))
-        if self.memory is not None:
-            nn.init.normal_(self.memory)
-
-    def take_conditions(self, ways: Mapping[str, Collection[str]]) -> None:
-        """Add attention to conditions, and the embedding of global ones. The other weights stay as they were drawn."""
-        if "cross" in ways:
-            width = self.hidden_dim if self.project_conditions else self.condition_dim
-            num_heads = self.hidden_dim // self.head_dim
-            if width % self.head_dim or num_heads % (width // self.head_dim):
-                raise SpecError(
-                    f"dit: condition_dim is {self.condition_dim}; expected a divisor of hidden_dim, which is {self.hidden_dim}, and a "
-                    f"multiple of {self.head_dim}, the size of a head. Choose such a size, or set project_conditions"
-                )
-            first = nn.Linear(self.condition_dim, width, bias=False)
-            self.conditions = nn.Sequential(first, nn.SiLU(), nn.Linear(width, width, bias=False))
-            for layer in self.blocks:
-                cast(DiTLayer, layer).take_conditions(width)
-                _begin_at_zero(cast(DiTLayer, layer))
-        if "global" in ways:
-            try:
-                self.globals = GlobalEmbedding(sorted(ways["global"]), condition_dim=self.condition_dim, hidden_dim=self.hidden_dim)
-            except KeyError as error:  # torch has attributes of some names
-                raise SpecError(f"dit: a global condition has a name that torch uses itself: {error}. Choose another name") from error
-
-    def embed(self, token_ids: Tensor) -> Tensor:
-        """Return `[0, E]` for no tokens. Raise TypeError for others: there is no text."""
-        if len(token_ids):
-            raise TypeError(f"{len(token_ids)} tokens of text were given, but the backbone dit has no text")
-        return torch.zeros(0, self.hidden_dim, device=token_ids.device, dtype=self.time.inward.weight.dtype)
-
-    def head(self, hidden: Tensor) -> Tensor:
-        """Map `[0, E]` to `[0, V]`. Raise TypeError for tokens: there is no text."""
-        if len(hidden):
-            raise TypeError(f"{len(hidden)} tokens of text were given, but the backbone dit has no text")
-        return hidden.new_zeros(0, self.vocab_size)
-
-    def forward(self, streams: Sequence[Tensor], layout: Layout) -> tuple[list[Tensor], LossTerms]:
-        """Map the only stream `[N, E]` to the same tokens after all layers, and the auxiliary loss of the networks, if any.
-
-        The first L tokens of a clip are replaced. There is no norm after the last layer, as published.
-        """
-        (hidden,) = streams
-        seen = layout.conditions
-        assert seen is not None and seen.times is not None, "a backbone that takes times gets them"
-        vectors = self.time(seen.times)
-        added = None if self.globals is None else self.globals(seen.by_name)
-        vectors = vectors if added is None else vectors + added
-        hidden = self._with_lead(hidden, vectors, seen)
-        if self.conditions is not None:
-            seen = seen.mapped(self.conditions)
-        seen_layout = layout.with_conditions(seen)
-        modulation = None if self.modulation is None else self.modulation(vectors)
-        precise = torch.promote_types(hidden.dtype, torch.float32)
-        rope = rope_tables(layout.position_ids, head_dim=self.rotary_dim, theta=ROPE_THETA, dtype=precise)
-        losses = []
-        for layer in self.blocks:
-            hidden, loss = layer(hidden, rope, modulation, seen_layout)
-            losses.append(loss)
-        return [hidden], named_loss("dit", self.loss_names, losses, all_ran=bool(len(hidden)))
-
-    def _with_lead(self, hidden: Tensor, vectors: Tensor, seen: SeenConditions) -> Tensor:
-        """Return the tokens `[N, E]` with the first L of each clip filled: memory, then the clip's vector."""
-        if not self.lead_tokens:
-            return hidden
-        clips, first = seen.rows[0], seen.first[0]
-        parts = [] if self.memory is None else [self.memory.expand(len(clips), -1, -1)]
-        if self.prepends:
-            parts.append(vectors.index_select(0, clips)[:, None])
-        places = first[:, None] + torch.arange(self.lead_tokens, device=first.device)
-        return hidden.index_copy(0, places.flatten(), torch.cat(parts, dim=1).flatten(0, 1).to(hidden.dtype))
-
-    def expert_parameters(self, stream: str) -> Iterator[nn.Parameter]:
-        """Yield the parameters of all layers. Raise SpecError if there is no stream of this name."""
-        check_stream(stream, self.streams)
-        yield from self.blocks.parameters()
-
-
-def _begin_at_zero(layer: DiTLayer) -> None:
-    """Set the weights to zero with which a layer writes to the residual stream."""
-    written = [layer.attention.output, *(m.down for m in layer.mlp.modules() if isinstance(m, GatedFeedForward))]
-    written += [] if layer.conditions is None else [layer.conditions.output]
-    for linear in written:
-        nn.init.zeros_(linear.weight)
-        if linear.bias is not None:
-            nn.init.zeros_(linear.bias)
+        super().__init__(
+            vocab_size=vocab_size,
+            router=router,
+            sizes=sizes,
+            num_layers=num_layers,
+            time=LearnedTimes(hidden_dim),
+            condition_dim=condition_dim,
+            project_conditions=project_conditions,
+            num_memory=num_memory,
+        )

@@ -15,11 +15,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from soundomni.core.attention.conditions import SeenHints
 from soundomni.core.attention.layout import Layout
 from soundomni.experts.auxiliary import AuxiliaryLoss
+from soundomni.experts.norm import RMSNorm
 from soundomni.experts.rope import rotate
 
-HeadNorm = Literal["none", "layer"]
+Norm = Literal["layer", "rms"]
+HeadNorm = Literal["none", "layer", "rms"]
 NORM_EPS, HEAD_NORM_EPS = 1e-5, 1e-6
 NUM_MODULATIONS = 6
 """Scale, shift and gate of attention, then of the feed-forward network."""
@@ -32,7 +35,8 @@ class DiTSizes:
 
     Args:
         hidden_dim, num_heads, head_dim: E, h and d.
-        head_norm: LayerNorm on the queries and keys of each head, or none.
+        norm: norm in front of each branch: LayerNorm without bias, or RMSNorm.
+        head_norm: norm of the queries and keys of each head: LayerNorm, RMSNorm, or none.
         differential: whether attention is the difference of two.
         modulates: whether norms and branches are modulated by a vector for each clip.
     """
@@ -40,21 +44,33 @@ class DiTSizes:
     hidden_dim: int
     num_heads: int
     head_dim: int
+    norm: Norm
     head_norm: HeadNorm
     differential: bool
     modulates: bool
 
+    def branch_norm(self) -> nn.Module:
+        """Return a norm in front of a branch, `[N, E]` → `[N, E]`."""
+        if self.norm == "layer":
+            return nn.LayerNorm(self.hidden_dim, eps=NORM_EPS, bias=False)
+        return RMSNorm(self.hidden_dim, eps=NORM_EPS)
+
+    def head_norms(self) -> HeadNorms | None:
+        """Return the norms of queries and keys, or None."""
+        return None if self.head_norm == "none" else HeadNorms(self.head_dim, self.head_norm)
+
 
 class HeadNorms(nn.Module):
-    """LayerNorm of queries and keys, the same for all heads: `[N, h, d]` → `[N, h, d]`.
+    """LayerNorm or RMSNorm of queries and keys, the same for all heads: `[N, h, d]` → `[N, h, d]`.
 
     The result has the input's dtype, which values have too: autocast on a GPU lets LayerNorm return float32.
     """
 
-    def __init__(self, head_dim: int) -> None:
+    def __init__(self, head_dim: int, norm: Norm) -> None:
         super().__init__()
-        self.query = nn.LayerNorm(head_dim, eps=HEAD_NORM_EPS)
-        self.key = nn.LayerNorm(head_dim, eps=HEAD_NORM_EPS)
+        kind = nn.LayerNorm if norm == "layer" else RMSNorm
+        self.query = kind(head_dim, eps=HEAD_NORM_EPS)
+        self.key = kind(head_dim, eps=HEAD_NORM_EPS)
 
     def of_queries(self, heads: Tensor) -> Tensor:
         """Map queries `[N, h, d]` to normalized ones."""
@@ -87,7 +103,7 @@ class SelfAttention(nn.Module):
         self.head_dim, self.differential = sizes.head_dim, sizes.differential
         self.qkv = nn.Linear(sizes.hidden_dim, (5 if sizes.differential else 3) * sizes.hidden_dim, bias=False)
         self.output = nn.Linear(sizes.hidden_dim, sizes.hidden_dim, bias=False)
-        self.norms = HeadNorms(sizes.head_dim) if sizes.head_norm == "layer" else None
+        self.norms = sizes.head_norms()
 
     def forward(self, hidden: Tensor, rope: Rope, layout: Layout, layer: int) -> Tensor:
         """Map `[N, E]` to `[N, E]`."""
@@ -121,7 +137,7 @@ class ConditionAttention(nn.Module):
         self.query = nn.Linear(sizes.hidden_dim, (1 + sizes.differential) * sizes.hidden_dim, bias=False)
         self.key_value = nn.Linear(condition_dim, (2 + sizes.differential) * condition_dim, bias=False)
         self.output = nn.Linear(sizes.hidden_dim, sizes.hidden_dim, bias=False)
-        self.norms = HeadNorms(sizes.head_dim) if sizes.head_norm == "layer" else None
+        self.norms = sizes.head_norms()
 
     def forward(self, hidden: Tensor, layout: Layout, layer: int) -> Tensor:
         """Map `[N, E]` to `[N, E]`."""
@@ -153,8 +169,24 @@ class GatedFeedForward(nn.Module):
         return out
 
 
+class HintEmbedding(nn.Module):
+    """Maps the hints for frames, `[F, L]`, to what is added to their tokens, `[F, E]`: Linear–SiLU–Linear with biases."""
+
+    def __init__(self, num_hints: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.inward = nn.Linear(num_hints, hidden_dim)
+        self.outward = nn.Linear(hidden_dim, hidden_dim)
+
+    def forward(self, hidden: Tensor, seen: SeenHints) -> Tensor:
+        """Add the embedding of each frame's hints to its token among `[N, E]`; other tokens stay as they are."""
+        added: Tensor = self.outward(F.silu(self.inward(seen.values)))
+        return hidden.index_add(0, seen.places, added.to(hidden.dtype))
+
+
 class DiTLayer(nn.Module):
-    """Attention, attention to conditions if there are any, and a feed-forward network, each behind LayerNorm without bias.
+    """Attention, attention to conditions if there are any, and a feed-forward network, each behind a norm.
+
+    A layer that takes hints adds their embedding in front of the feed-forward network.
 
     Takes only tensors and plain objects, so that it can be sharded, checkpointed or compiled on its own.
 
@@ -167,11 +199,12 @@ class DiTLayer(nn.Module):
     def __init__(self, index: int, sizes: DiTSizes, feed_forward: nn.Module) -> None:
         super().__init__()
         self.index, self.sizes = index, sizes
-        self.attention_norm = nn.LayerNorm(sizes.hidden_dim, eps=NORM_EPS, bias=False)
+        self.attention_norm = sizes.branch_norm()
         self.attention = SelfAttention(sizes)
-        self.condition_norm: nn.LayerNorm | None = None
+        self.condition_norm: nn.Module | None = None
         self.conditions: ConditionAttention | None = None
-        self.mlp_norm = nn.LayerNorm(sizes.hidden_dim, eps=NORM_EPS, bias=False)
+        self.hints: HintEmbedding | None = None
+        self.mlp_norm = sizes.branch_norm()
         self.mlp = feed_forward
         self.modulation = nn.Parameter(torch.empty(NUM_MODULATIONS * sizes.hidden_dim)) if sizes.modulates else None
         self.reset_parameters()
@@ -184,8 +217,23 @@ class DiTLayer(nn.Module):
 
     def take_conditions(self, condition_dim: int) -> None:
         """Add attention to condition tokens of so many dimensions."""
-        self.condition_norm = nn.LayerNorm(self.sizes.hidden_dim, eps=NORM_EPS, bias=False)
+        self.condition_norm = self.sizes.branch_norm()
         self.conditions = ConditionAttention(self.sizes, condition_dim=condition_dim)
+
+    def take_hints(self, num_hints: int) -> None:
+        """Add the embedding of so many numbers of hints."""
+        self.hints = HintEmbedding(num_hints, self.sizes.hidden_dim)
+
+    @torch.no_grad()
+    def begin_at_zero(self) -> None:
+        """Set the weights to zero with which the layer writes to the residual stream, as published."""
+        written = [self.attention.output, *(m.down for m in self.mlp.modules() if isinstance(m, GatedFeedForward))]
+        written += [] if self.conditions is None else [self.conditions.output]
+        written += [] if self.hints is None else [self.hints.outward]
+        for linear in written:
+            nn.init.zeros_(linear.weight)
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
 
     def forward(self, hidden: Tensor, rope: Rope, modulation: Tensor | None, layout: Layout) -> tuple[Tensor, AuxiliaryLoss | None]:
         """Map `[N, E]` to `[N, E]`, and the feed-forward network's auxiliary loss, if any.
@@ -200,6 +248,8 @@ class DiTLayer(nn.Module):
         hidden = hidden + modulated(0, self.attention_norm(hidden), lambda x: self.attention(x, rope, layout, self.index))
         if self.conditions is not None and self.condition_norm is not None and layout.conditions is not None:
             hidden = hidden + self.conditions(self.condition_norm(hidden), layout, self.index)
+        if self.hints is not None and layout.conditions is not None and layout.conditions.hints is not None:
+            hidden = self.hints(hidden, layout.conditions.hints)
         losses: list[AuxiliaryLoss] = []
 
         def network(x: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ def facts_of(model: UnifiedModel) -> Facts:
         crosses=backbone.conditions is not None,
         global_ids=("seconds_start", "seconds_total"),
         numbers=("seconds_start", "seconds_total"),
-        has_head_norms=backbone.blocks[0].attention.norms is not None,
+        head_norm="none" if backbone.blocks[0].attention.norms is None else "layer",
         modulates=backbone.modulation is not None,
         has_memory=backbone.memory is not None,
     )

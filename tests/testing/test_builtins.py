@@ -267,6 +267,16 @@ class TestDiTDifferential(suite(testing.BackboneSuite, "Base", "dit", **DIT, dif
         return build("router", "dense")
 
 
+class TestDiT3(suite(testing.BackboneSuite, "Base", "dit-3", **DIT, num_memory=2)):
+    def router(self):
+        return build("router", "dense")
+
+
+class TestDiT3Differential(suite(testing.BackboneSuite, "Base", "dit-3", **DIT, num_memory=0, differential=True, log_snr_times=True)):
+    def router(self):
+        return build("router", "dense")
+
+
 TestFlowMatching = suite(testing.ObjectiveSuite, "FlowMatching", "flow-matching")
 TestXPrediction = suite(testing.ObjectiveSuite, "XPrediction", "x-prediction")
 TestFlowMatchingInpainting = suite(testing.ObjectiveSuite, "FlowMatchingInpainting", "flow-matching", shows_known=True)

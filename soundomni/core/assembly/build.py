@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Literal, cast
 
 import torch
@@ -60,6 +61,7 @@ def _build(spec: ModelSpec, vocab_size: int, trust: bool, seed: int, drawn: Coll
         _check_prompt(spec, modalities)
         with _weights_of("backbone", drawn):
             _take_conditions(backbone, spec.backbone, modalities)
+            _take_hints(backbone, modalities)
         critic = None if spec.critic is None else _critic(spec, spec.critic, vocab_size, router, modalities, sources, trust, drawn)
         try:
             return UnifiedModel(backbone=backbone, router=router, modalities=modalities, critic=critic, frozen=spec.freeze)
@@ -127,6 +129,17 @@ def _take_conditions(backbone: Backbone, slot: Slot, modalities: Sequence[Modali
             raise SpecError(f"backbone '{slot.class_path}', for model.modalities.{next(iter(others))}: {error}") from error
 
 
+def _take_hints(backbone: Backbone, modalities: Sequence[Modality]) -> None:
+    """Tell a backbone that takes hints how many numbers they have. Raise SpecError if several modalities have hints."""
+    told = [one for one in modalities if isinstance(one, MadeModality) and one.hints_apart]
+    if len(told) > 1:
+        names = " and ".join(f"model.modalities.{one.name}" for one in told)
+        raise SpecError(f"{names} have objectives with shows_known; the backbone only takes the hints of one. Set the others to false")
+    for one in told:
+        assert one.codec.spec.latent_dim is not None, "only objectives of latents have hints"
+        backbone.take_hints(one.codec.spec.latent_dim + 1)
+
+
 def _check_without_text(slot: Slot, modalities: Sequence[Modality]) -> None:
     """Raise SpecError if a modality takes places in the sequence of a backbone that only has clips that are made."""
     for one in modalities:
@@ -177,6 +190,9 @@ def _modality(
             tokens = others.with_scores(num_scores)
     else:
         tokens = TokenSpec(source.spec.tokens, source.spec.tokens)
+    hints_apart = objective is not None and objective.shows_known and backbone.takes_hints
+    if hints_apart and isinstance(tokens.inputs, int):
+        tokens = replace(tokens, inputs=source.spec.tokens)
     is_condition = isinstance(source, Encoder) and spec.enters != "prefix"
     width = backbone.condition_dim if is_condition else backbone.hidden_dim
     sizes = {"tokens": tokens, "hidden_dim": width, "generates": objective is not None}
@@ -203,6 +219,7 @@ def _modality(
         aligned=spec.aligned,
         num_scores=num_scores,
         lead=backbone.lead_tokens,
+        hints_apart=hints_apart,
         window=spec.window,
     )
 

@@ -21,6 +21,7 @@ from torch.nn import functional
 from soundomni.core.assembly.chunked import chunk_frames_of, decode_in_groups
 from soundomni.core.assembly.encoding import encode_clips
 from soundomni.core.assembly.normalizer import LatentNormalizer
+from soundomni.core.attention.conditions import SeenHints
 from soundomni.core.errors import DataError, SpecError
 from soundomni.core.interfaces import Codec, Connector, Encoder, First, LevelsConnector, Objective, Query
 from soundomni.core.representation import Representation, most_frames
@@ -332,6 +333,7 @@ class MadeModality(CodecModality):
         aligned: names of modalities whose tokens are added to its own.
         num_scores: how many of the numbers that leave for a token are scores of the objective's review: the last ones.
         lead: tokens in front of the frames of a clip, which the backbone fills.
+        hints_apart: whether the backbone takes the objective's hints itself, so that they are not numbers of the tokens.
         window: seconds to generate for shorter clips too; None to make clips as long as they are asked for.
     """
 
@@ -346,6 +348,7 @@ class MadeModality(CodecModality):
         aligned: Sequence[str] = (),
         num_scores: int = 0,
         lead: int = 0,
+        hints_apart: bool = False,
         window: float | None = None,
     ) -> None:
         super().__init__(name=name, connector=connector, codec=codec, normalizer=normalizer)
@@ -353,6 +356,7 @@ class MadeModality(CodecModality):
         self.aligned = tuple(aligned)
         self.num_scores = num_scores
         self.lead = lead
+        self.hints_apart = hints_apart
         self.window = window
 
     @property
@@ -409,10 +413,21 @@ class MadeModality(CodecModality):
         if timesteps is not None:
             values = self.objective.shown(values, timesteps)
             timesteps = self.objective.shown_times(timesteps)
-        if hints is not None:
+        if hints is not None and not self.hints_apart:
             values = torch.cat([values, hints.to(values.dtype)], dim=1)
         hidden = super().enter_frames(values, timesteps, places, first=first)
         return hidden if not self.lead else self._led(hidden, places, len(values), values.shape[-1])
+
+    def seen_hints(self, hints: Tensor | None, places: Tensor, run: tuple[int, int, int]) -> SeenHints | None:
+        """Return the hints `[B, L, T]` of the frames at `places` for a backbone that takes them; None if there are none for it.
+
+        `run` is where the tokens of the modality are stored: the stream, and their first and last place.
+        """
+        if hints is None or not self.hints_apart:
+            return None
+        stream, first, _ = run
+        values = hints.transpose(1, 2).flatten(0, 1).index_select(0, places).to(self.dtype)
+        return SeenHints(stream, first + self._behind(places, hints.shape[-1]), values)
 
     def clip_times(self, timesteps: Tensor) -> Tensor:
         """Return the timestep of each clip for a backbone that takes times, `[B]`, from `[B, T]`: the highest of its frames."""

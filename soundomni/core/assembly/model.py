@@ -10,6 +10,7 @@ R cache rows.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, cast
 
 import numpy as np
@@ -21,7 +22,7 @@ from soundomni.core.assembly.aligned import add_aligned
 from soundomni.core.assembly.losses_by_group import clip_parts, text_parts
 from soundomni.core.assembly.modality import EncoderModality, Entered, MadeModality, Modality
 from soundomni.core.attention import plan_attention
-from soundomni.core.attention.conditions import Conditions, Kept, SeenConditions, join_conditions
+from soundomni.core.attention.conditions import Conditions, Kept, SeenConditions, SeenHints, join_conditions
 from soundomni.core.attention.kv_cache import KVCache
 from soundomni.core.attention.layout import Layout
 from soundomni.core.attention.plans import AttentionPlan
@@ -237,8 +238,18 @@ class UnifiedModel(nn.Module):
         conditions = self._join(hidden, counts, clips, unattended)
         seen = self.seen(conditions, layout.stored, [(one.first, one.end) for one in batch.conditioned])
         if self.backbone.takes_times:
-            seen = seen.at(self._clip_times(batch, entered))
+            seen = replace(seen.at(self._clip_times(batch, entered)), hints=self._hints(layout, entered))
         return layout.with_conditions(seen)
+
+    def _hints(self, layout: Layout, entered: Mapping[str, Entered]) -> SeenHints | None:
+        """Return the hints for the frames of a batch, if the backbone takes them; at most one modality has any."""
+        for modality in self.all_made:
+            own = entered[modality.name]
+            assert own.query is not None and own.places is not None, "it is made"
+            seen = modality.seen_hints(own.query.hints, own.places, layout.stored.runs[modality.name])
+            if seen is not None:
+                return seen
+        return None
 
     def _clip_times(self, batch: PackedBatch, entered: Mapping[str, Entered]) -> Tensor:
         """Return the timestep of each clip of a batch that is made, `[M]`."""
@@ -500,7 +511,8 @@ class UnifiedModel(nn.Module):
         frames = frames if added is None else frames + added
         if self.backbone.takes_times:
             assert layout.conditions is not None, "a backbone that takes times has conditions"
-            layout = layout.with_conditions(layout.conditions.at(modality.clip_times(timesteps)))
+            seen_hints = modality.seen_hints(hints, places, layout.stored.runs[name])
+            layout = layout.with_conditions(replace(layout.conditions.at(modality.clip_times(timesteps)), hints=seen_hints))
         blocks = {TEXT: self.backbone.embed(boundary_ids), name: frames}
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
         return layout.take(streams, name)

@@ -30,6 +30,21 @@ MAPPED = -1
 
 
 @dataclass(frozen=True)
+class SeenHints:
+    """The hints for the frames of a stream: which ones are known, and their values (see `Objective.hints`).
+
+    Args:
+        stream: index of the stream.
+        places: int64 `[F]`, the place of each frame in the stream.
+        values: `[F, L]`, the L numbers of each.
+    """
+
+    stream: int
+    places: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
 class SeenConditions:
     """Conditions, and which tokens of a layout see them.
 
@@ -41,6 +56,7 @@ class SeenConditions:
         clips: stream → int64 `[P]`, the row of `vectors` that belongs to each token, 0 for tokens without conditions.
         rows, first: stream → int64, the row of each of its clips, and the place of its first token in the stream.
         times: `[M + 1]`: zero, then the timestep of each clip; None unless the backbone takes times.
+        hints: hints for the frames; None unless the backbone takes hints and the objective gives any.
         kept: keys and values that were computed before; None in training, which computes them in every call.
     """
 
@@ -52,6 +68,7 @@ class SeenConditions:
     rows: Mapping[int, Tensor]
     first: Mapping[int, Tensor]
     times: Tensor | None = None
+    hints: SeenHints | None = None
     kept: Kept | None = None
 
     def projected(self, layer: int, stream: int, project: Project) -> tuple[Tensor, Tensor]:

@@ -153,7 +153,7 @@ def facts_of(config: ModelConfig) -> Facts:
         crosses=any(one.crosses for one in config.conditions),
         global_ids=config.global_ids,
         numbers=tuple(one.id for one in config.conditions if one.kind == NUMBER),
-        has_head_norms=backbone["head_norm"] != "none",
+        head_norm=backbone["head_norm"],
         modulates=backbone["conditioning"] == "adaln",
         has_memory=backbone["num_memory"] > 0,
     )

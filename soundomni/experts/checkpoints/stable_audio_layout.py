@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from soundomni.experts.dit import ROPE_THETA
+from soundomni.experts.dit_layer import HeadNorm, Norm
+from soundomni.experts.dit_network import ROPE_THETA
 
 Shape = tuple[int, ...]
 DIT, CONDITIONERS, CODEC = "model.model.", "conditioner.conditioners.", "pretransform.model."
@@ -67,8 +68,14 @@ class Facts:
         hidden_dim, rotary_dim: sizes of the transformer.
         crosses: whether layers attend to conditions.
         global_ids: the conditions that are embedded globally, in the order of their columns.
-        numbers: the conditions that are numbers.
-        has_head_norms, modulates, has_memory: parts that not every family has.
+        numbers: the conditions that are numbers with learned frequencies.
+        modulates, has_memory: parts that not every family has.
+        norm: norm in front of a branch; LayerNorm has a bias of zeros there.
+        head_norm: norm of the queries and keys of a head.
+        has_frequencies: whether the frequencies of timesteps are learned.
+        has_hints: whether every layer has a network for known frames.
+        fixed_numbers: the conditions that are numbers with fixed frequencies.
+        padded: the texts with an embedding for what follows them.
     """
 
     num_layers: int
@@ -77,15 +84,19 @@ class Facts:
     crosses: bool
     global_ids: Sequence[str]
     numbers: Sequence[str]
-    has_head_norms: bool
     modulates: bool
     has_memory: bool
+    norm: Norm = "layer"
+    head_norm: HeadNorm = "none"
+    has_frequencies: bool = True
+    has_hints: bool = False
+    fixed_numbers: Sequence[str] = ()
+    padded: Sequence[str] = ()
 
 
 def parts_of(facts: Facts) -> list[Part]:
     """Return the tensors of a model, without those of its codec."""
     found = [
-        Part(f"{DIT}timestep_features.weight", ("backbone.time.frequencies",), lambda shape: (*shape, 1)),
         *_linear(f"{DIT}to_timestep_embed.0", "backbone.time.inward", bias=True),
         *_linear(f"{DIT}to_timestep_embed.2", "backbone.time.outward", bias=True),
         *_pointwise(f"{DIT}preprocess_conv", f"modalities.{LATENT}.connector.before"),
@@ -93,6 +104,8 @@ def parts_of(facts: Facts) -> list[Part]:
         *_linear(f"{DIT}transformer.project_in", f"modalities.{LATENT}.connector.inward"),
         *_linear(f"{DIT}transformer.project_out", f"modalities.{LATENT}.connector.outward"),
     ]
+    if facts.has_frequencies:
+        found.append(Part(f"{DIT}timestep_features.weight", ("backbone.time.frequencies",), lambda shape: (*shape, 1)))
     if facts.crosses:
         found += [part for i in (0, 2) for part in _linear(f"{DIT}to_cond_embed.{i}", f"backbone.conditions.{i}")]
     if facts.global_ids:
@@ -106,17 +119,21 @@ def parts_of(facts: Facts) -> list[Part]:
             found += _linear(f"{DIT}transformer.global_cond_embedder.{i}", f"backbone.modulation.{i}", bias=True)
     for layer in range(facts.num_layers):
         found += _layer(f"{DIT}transformer.layers.{layer}.", f"backbone.blocks.{layer}.", facts)
-    for name in facts.numbers:
+    for name in (*facts.numbers, *facts.fixed_numbers):
         theirs, ours = f"{CONDITIONERS}{name}.embedder.embedding.", f"modalities.{name}."
-        found.append(Part(f"{theirs}0.weights", (f"{ours}encoder.frequencies",)))
+        if name in facts.numbers:
+            found.append(Part(f"{theirs}0.weights", (f"{ours}encoder.frequencies",)))
         found += _linear(f"{theirs}1", f"{ours}connector.inward", bias=True)
+    found += [Part(f"{CONDITIONERS}{name}.padding_embedding", (f"modalities.{name}.encoder.padding",)) for name in facts.padded]
     return found
 
 
 def buffers_of(facts: Facts) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors that follow from the sizes: rotary frequencies, and the biases of norms, which are zero."""
+    """Yield the tensors that follow from the sizes: rotary frequencies, and the biases of LayerNorm, which are zero."""
     exponents = torch.arange(0, facts.rotary_dim, 2).float() / facts.rotary_dim
     yield f"{DIT}transformer.rotary_pos_emb.inv_freq", 1.0 / ROPE_THETA**exponents
+    if facts.norm != "layer":
+        return
     norms = ("pre_norm", "cross_attend_norm", "ff_norm") if facts.crosses else ("pre_norm", "ff_norm")
     for layer in range(facts.num_layers):
         for norm in norms:
@@ -131,11 +148,16 @@ def _layer(theirs: str, ours: str, facts: Facts) -> Iterator[Part]:
         yield Part(f"{theirs}cross_attend_norm.gamma", (f"{ours}condition_norm.weight",))
         for name, own in {"to_q": "query", "to_kv": "key_value", "to_out": "output"}.items():
             yield from _linear(f"{theirs}cross_attn.{name}", f"{ours}conditions.{own}")
-    if facts.has_head_norms:
-        kinds = {"self_attn": "attention", "cross_attn": "conditions"} if facts.crosses else {"self_attn": "attention"}
-        for kind, own in kinds.items():
-            yield from _linear(f"{theirs}{kind}.q_norm", f"{ours}{own}.norms.query", bias=True)
-            yield from _linear(f"{theirs}{kind}.k_norm", f"{ours}{own}.norms.key", bias=True)
+    kinds = {"self_attn": "attention"} | ({"cross_attn": "conditions"} if facts.crosses else {})
+    for kind, own in kinds.items():
+        for name, norm in {"q_norm": "query", "k_norm": "key"}.items():
+            if facts.head_norm == "layer":
+                yield from _linear(f"{theirs}{kind}.{name}", f"{ours}{own}.norms.{norm}", bias=True)
+            elif facts.head_norm == "rms":
+                yield Part(f"{theirs}{kind}.{name}.gamma", (f"{ours}{own}.norms.{norm}.weight",))
+    if facts.has_hints:
+        for i, own in {0: "inward", 2: "outward"}.items():
+            yield from _linear(f"{theirs}to_local_embed.{i}", f"{ours}hints.{own}", bias=True)
     yield Part(f"{theirs}ff_norm.gamma", (f"{ours}mlp_norm.weight",))
     yield from _linear(f"{theirs}ff.ff.0.proj", f"{ours}mlp.up", bias=True)
     yield from _linear(f"{theirs}ff.ff.2", f"{ours}mlp.down", bias=True)
