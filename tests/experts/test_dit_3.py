@@ -7,7 +7,7 @@ alone changes outputs by 2.5e-4, so the eps of these norms is corrected here. Ro
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ from soundomni.core.attention.conditions import SeenHints
 from soundomni.core.errors import SpecError
 from soundomni.core.spec.schema import ModelSpec, Slot
 from soundomni.experts.checkpoints.stable_audio_layout import DIT, Facts, parts_of
-from soundomni.experts.dit_3 import FixedTimes
+from soundomni.experts.dit_3 import DiT3Backbone, FixedTimes
 
 EPS = 1e-5
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -48,26 +48,29 @@ def spec_of(**arguments: Any) -> ModelSpec:
 
 def theirs_of(model: UnifiedModel, *, differential: bool) -> nn.Module:
     """diffusers' model with the weights of a model here."""
+    state, backbone = model.state_dict(), cast(DiT3Backbone, model.backbone)
+    tensors = {part.source.removeprefix(DIT): part.write(state) for part in parts_of(facts_of(model)) if part.source.startswith(DIT)}
+    return diffusers_model(tensors, differential=differential, num_heads=backbone.hidden_dim // backbone.head_dim)
+
+
+def diffusers_model(tensors: dict[str, Tensor], *, differential: bool, num_heads: int) -> nn.Module:
+    """diffusers' model with tensors that have the names of Stable Audio 3's transformer."""
     from diffusers.models.transformers.transformer_stable_audio3 import StableAudio3DiTModel, StableAudio3RMSNorm
 
-    backbone: Any = model.backbone
+    width, condition_dim = tensors["to_cond_embed.0.weight"].shape
+    channels = len(tensors["preprocess_conv.weight"])
     theirs = StableAudio3DiTModel(
-        io_channels=LATENT_DIM,
-        embed_dim=backbone.hidden_dim,
-        depth=len(backbone.blocks),
-        num_heads=backbone.hidden_dim // backbone.head_dim,
-        cond_token_dim=TEXT_DIM,
-        global_cond_dim=TEXT_DIM,
-        local_add_cond_dim=LATENT_DIM + 1,
-        num_memory_tokens=backbone.lead_tokens,
+        io_channels=channels,
+        embed_dim=width,
+        depth=len({name.split(".")[2] for name in tensors if name.startswith("transformer.layers.")}),
+        num_heads=num_heads,
+        cond_token_dim=condition_dim,
+        global_cond_dim=condition_dim,
+        local_add_cond_dim=channels + 1,
+        num_memory_tokens=len(tensors["transformer.memory_tokens"]),
         use_differential_attention=differential,
     )
-    state = model.state_dict()
-    given = {}
-    for part in parts_of(facts_of(model)):
-        name = part.source.removeprefix(DIT)
-        if part.source != name:
-            given[_renamed(name)] = _ordered(name, part.write(state), differential)
+    given = {_renamed(name): _ordered(name, tensor, differential) for name, tensor in tensors.items() if not name.endswith("inv_freq")}
     missing, unexpected = theirs.load_state_dict(given, strict=False)
     assert not unexpected and set(missing) == {"prompt_padding_embedding", "rotary_pos_emb.inv_freq"}
     for name, module in theirs.named_modules():

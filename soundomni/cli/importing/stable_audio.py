@@ -44,13 +44,14 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 def _imported(args: argparse.Namespace) -> ImportedModel:
     from soundomni.core.pretrained.foreign_weights import read_weights
+    from soundomni.experts.checkpoints.stable_audio_3_config import is_third, parse_third
     from soundomni.experts.checkpoints.stable_audio_import import import_stable_audio
     from soundomni.experts.checkpoints.stable_audio_model_config import parse_model_config
 
     encoder = None if args.text_encoder is None else str(Path(args.text_encoder).resolve())
     weights = read_weights(args.source)
     tree, named = _config(args)
-    config = _told(lambda: parse_model_config(tree), named)
+    config = _told(lambda: (parse_third if is_third(tree) else parse_model_config)(tree), named)
     return import_stable_audio(weights, config, _codec(weights, tree, named), text_encoder=encoder)
 
 

@@ -210,6 +210,8 @@ def _modality(
         return CodecModality(name=name, connector=connector, codec=source, normalizer=normalizer)
     if spec.window is not None:
         check_seconds(spec.window, name=f"model.modalities.{name}.window")
+    if spec.headroom:
+        check_seconds(spec.headroom, name=f"model.modalities.{name}.headroom")
     return MadeModality(
         name=name,
         connector=connector,
@@ -221,6 +223,7 @@ def _modality(
         lead=backbone.lead_tokens,
         hints_apart=hints_apart,
         window=spec.window,
+        headroom=spec.headroom,
     )
 
 

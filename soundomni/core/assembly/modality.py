@@ -335,6 +335,7 @@ class MadeModality(CodecModality):
         lead: tokens in front of the frames of a clip, which the backbone fills.
         hints_apart: whether the backbone takes the objective's hints itself, so that they are not numbers of the tokens.
         window: seconds to generate for shorter clips too; None to make clips as long as they are asked for.
+        headroom: seconds to generate behind the end of a clip.
     """
 
     def __init__(
@@ -350,6 +351,7 @@ class MadeModality(CodecModality):
         lead: int = 0,
         hints_apart: bool = False,
         window: float | None = None,
+        headroom: float = 0.0,
     ) -> None:
         super().__init__(name=name, connector=connector, codec=codec, normalizer=normalizer)
         self.objective = objective
@@ -358,6 +360,7 @@ class MadeModality(CodecModality):
         self.lead = lead
         self.hints_apart = hints_apart
         self.window = window
+        self.headroom = headroom
 
     @property
     def loss_names(self) -> tuple[str, ...]:
@@ -397,7 +400,8 @@ class MadeModality(CodecModality):
 
     def samples_made(self, num_samples: int) -> int:
         """Return how many samples to generate for a clip of `num_samples`."""
-        return num_samples if self.window is None else max(num_samples, round(self.window * self.sample_rate))
+        longer = num_samples + round(self.headroom * self.sample_rate)
+        return longer if self.window is None else max(longer, round(self.window * self.sample_rate))
 
     def places(self, num_tokens: np.ndarray, padded: int) -> Tensor:
         """Return `frame_places` of clips with `num_tokens` `[B]`, without the tokens that lead."""

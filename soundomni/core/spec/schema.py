@@ -149,6 +149,8 @@ class ModalitySpec:
             their own in the sequence; they must have the same number of frames.
         window: seconds to generate for shorter clips too, which are then cut to their length: for models that only know clips of one
             length, padded with silence. Null generates clips as long as they are asked for.
+        headroom: seconds to generate behind the end of each clip, which are then cut off: for models that were trained with silence
+            behind clips.
     """
 
     codec: Slot | None = slot("codec", optional=True)
@@ -163,6 +165,7 @@ class ModalitySpec:
     enters: Enters = switched_off("it to prefix", "prefix")
     aligned: list[str] = field(default_factory=list)
     window: float | None = None
+    headroom: float = switched_off("it to 0", 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,8 +36,10 @@ from soundomni.core.spec.load import load_spec
 from soundomni.core.spec.schema import Spec
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.experts.checkpoints.language_import import LazyState
+from soundomni.experts.checkpoints.stable_audio_3_config import HEADROOM, T5GEMMA
 from soundomni.experts.checkpoints.stable_audio_layout import CODEC, CONDITIONERS, DIT, LATENT, Facts, Part, buffers_of, parts_of
-from soundomni.experts.checkpoints.stable_audio_model_config import NUMBER, NUMBERS, T5, Condition, ModelConfig
+from soundomni.experts.checkpoints.stable_audio_model_config import NUMBER, NUMBERS, Condition, ModelConfig
+from soundomni.experts.dit_network import rotary_dim
 
 KIND = "stable-audio"
 CONTAINER = "state_dict."
@@ -49,6 +51,8 @@ SAMPLERS: Mapping[str, Any] = {
     "rf_denoiser": {"class_path": "pingpong", "init_args": {"num_steps": 8}},
 }
 """Objective → the sampler with which stable-audio-tools uses such a model by default; its Euler steps of a flow are those of `ddim`."""
+THIRD_SCHEDULE = {"spacing": "log-snr", "log_snr": [-6.2, 2.0]}
+"""Where the steps of Stable Audio 3's samplers lie by default."""
 _UNUSED = {"training-average": _COUNTERS | {f"{TRAINING}{DIT}": "the last weights; their average is used instead"}}
 """Layout → beginning of a name → why tensors of such names are not used."""
 
@@ -58,14 +62,16 @@ class CodecPart:
     """The codec of a model, as its own importer reads it.
 
     Args:
-        init_args: arguments of the codec `oobleck`.
+        init_args: arguments of the codec.
         makers: parameter of the codec → how it is read.
         used: tensor of the file → parameters of the codec.
+        plugin: name of the codec.
     """
 
     init_args: Mapping[str, Any]
     makers: Mapping[str, Callable[[], Tensor]]
     used: Mapping[str, list[str]]
+    plugin: str = "oobleck"
 
 
 @dataclass(frozen=True)
@@ -145,17 +151,23 @@ def import_stable_audio(weights: WeightFile, config: ModelConfig, codec: CodecPa
 def facts_of(config: ModelConfig) -> Facts:
     """Return what decides which tensors a model has."""
     backbone = config.backbone
-    head_dim = backbone["hidden_dim"] // backbone["num_heads"]
+    is_third = config.plugin == "dit-3"
+    numbers = [one for one in config.conditions if one.kind == NUMBER]
     return Facts(
         num_layers=backbone["num_layers"],
         hidden_dim=backbone["hidden_dim"],
-        rotary_dim=min(head_dim, max(head_dim // 2, 32)),
+        rotary_dim=rotary_dim(backbone["hidden_dim"] // backbone["num_heads"]),
         crosses=any(one.crosses for one in config.conditions),
         global_ids=config.global_ids,
-        numbers=tuple(one.id for one in config.conditions if one.kind == NUMBER),
-        head_norm=backbone["head_norm"],
-        modulates=backbone["conditioning"] == "adaln",
+        numbers=tuple(one.id for one in numbers if one.settings.get("features") != "fixed"),
+        modulates=is_third or backbone["conditioning"] == "adaln",
         has_memory=backbone["num_memory"] > 0,
+        norm="rms" if is_third else "layer",
+        head_norm="rms" if is_third else backbone["head_norm"],
+        has_frequencies=not is_third,
+        has_hints=is_third and config.inpaints,
+        fixed_numbers=tuple(one.id for one in numbers if one.settings.get("features") == "fixed"),
+        padded=tuple(one.id for one in config.conditions if one.kind == T5GEMMA),
     )
 
 
@@ -199,22 +211,32 @@ def write_imported(
 
 def _layer(config: ModelConfig, codec: CodecPart, text_encoder: str | None) -> dict[str, Any]:
     """Return the spec that a config stands for, as plain data."""
-    name, scale = ("v-prediction" if config.objective == "v" else "flow-matching"), (1.0 if config.objective == "rf_denoiser" else 7.0)
+    name = "v-prediction" if config.objective == "v" else "flow-matching"
     made = {
-        "codec": {"class_path": "oobleck", "init_args": dict(codec.init_args)},
+        "codec": {"class_path": codec.plugin, "init_args": dict(codec.init_args)},
         "connector": "residual-linear",
         "objective": {"class_path": name, "init_args": {"timesteps": "uniform", "shows_known": config.inpaints}},
-        "sampler": SAMPLERS[config.objective],
-        "guidance": {"scale": scale},
-        "window": config.sample_size / config.sample_rate,
+        **_sampling(config),
     }
-    texts = [one for one in config.conditions if one.kind == T5]
+    texts = [one for one in config.conditions if one.kind != NUMBER]
     prompt = [{"text": "{caption}", "of": one.id} for one in texts]
     prompt += [{"text": NUMBERS[one.id], "of": one.id} for one in config.conditions if one.kind == NUMBER]
     modalities = {LATENT: made} | {one.id: _modality(one, text_encoder) for one in config.conditions}
-    backbone = {"class_path": "dit", "init_args": dict(config.backbone)}
+    backbone = {"class_path": config.plugin, "init_args": dict(config.backbone)}
     model = {"backbone": backbone, "router": "dense", "tokenizer": {"vocab_size": 261}, "modalities": modalities, "prompt": prompt}
     return {"model": model}
+
+
+def _sampling(config: ModelConfig) -> dict[str, Any]:
+    """Return how clips are made by default: the sampler, guidance, and how long they are made."""
+    scale = 1.0 if config.objective == "rf_denoiser" else 7.0
+    if config.plugin == "dit":
+        window = config.sample_size / config.sample_rate
+        return {"sampler": SAMPLERS[config.objective], "guidance": {"scale": scale}, "window": window}
+    sampler = SAMPLERS[config.objective]
+    if config.objective != "v":
+        sampler = {**sampler, "init_args": {**sampler["init_args"], "schedule": THIRD_SCHEDULE}}
+    return {"sampler": sampler, "guidance": {"scale": scale, "parallel": 0.0}, "headroom": HEADROOM}
 
 
 def _modality(condition: Condition, text_encoder: str | None) -> dict[str, Any]:
@@ -223,7 +245,7 @@ def _modality(condition: Condition, text_encoder: str | None) -> dict[str, Any]:
         return {"encoder": {"class_path": "number", "init_args": number}, "connector": "linear", "enters": condition.enters}
     length = condition.settings["max_length"]
     text = {"name": text_encoder or condition.settings["name"], "max_tokens": max(length, 512), "pad_to": length, "truncate": True}
-    return {"encoder": {"class_path": "t5", "init_args": text}, "connector": "identity", "enters": condition.enters}
+    return {"encoder": {"class_path": condition.kind, "init_args": text}, "connector": "identity", "enters": condition.enters}
 
 
 def _names(weights: WeightFile) -> tuple[str, dict[str, str]]:

@@ -5,7 +5,7 @@ A key that a config omits has the default of stable-audio-tools. Unknown keys, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,8 +33,8 @@ class Condition:
 
     Args:
         id: its name.
-        kind: "t5" or "number".
-        settings: for T5, the name of the model and its max_length; for a number, its range.
+        kind: "t5", "t5gemma" or "number".
+        settings: for a text, the name of the model and its max_length; for a number, the arguments of the encoder.
         crosses, is_global: in which ways it enters.
     """
 
@@ -59,7 +59,7 @@ class ModelConfig:
         sample_size: samples of the clips that it was trained on.
         latent_dim: dimensions of its latents.
         objective: what the network predicts.
-        backbone: arguments of the backbone `dit`.
+        plugin, backbone: the backbone and its arguments.
         condition_dim: dimensions of condition tokens.
         conditions: its conditions.
         global_ids: those that enter globally, in the order of their columns.
@@ -78,6 +78,7 @@ class ModelConfig:
     global_ids: tuple[str, ...]
     inpaints: bool
     unused: tuple[str, ...]
+    plugin: Literal["dit", "dit-3"] = "dit"
 
 
 def parse_model_config(tree: Any) -> ModelConfig:
@@ -106,7 +107,7 @@ def parse_model_config(tree: Any) -> ModelConfig:
     transformer = diffusion.section("config")
     unused += diffusion.close(unused=("distribution_shift_options",))
     condition_dim = conditioning.take("cond_dim", int)
-    conditions = _conditions(conditioning, crosses, globals_)
+    conditions = read_conditions(conditioning, crosses, globals_, {T5: _t5, NUMBER: _number})
     unused += conditioning.close(unused=("default_keys",))
     widths = {"cond_token_dim": condition_dim if crosses else 0, "global_cond_dim": len(globals_) * condition_dim}
     widths |= {"io_channels": latent_dim, "input_concat_dim": latent_dim + 1 if inpaints else 0}
@@ -126,8 +127,13 @@ def parse_model_config(tree: Any) -> ModelConfig:
     )
 
 
-def _conditions(section: Section, crosses: tuple[str, ...], globals_: tuple[str, ...]) -> tuple[Condition, ...]:
-    """Read the conditioners. Raise SpecError for those that are not known, and an id without one."""
+def read_conditions(
+    section: Section,
+    crosses: tuple[str, ...],
+    globals_: tuple[str, ...],
+    readers: Mapping[str, Callable[[Section], dict[str, Any]]],
+) -> tuple[Condition, ...]:
+    """Read the conditioners; `readers` reads the settings of each known kind. Raise SpecError for other kinds, and an id without one."""
     found: list[Condition] = []
     for index, given in enumerate(section.take("configs", list[dict[str, Any]])):
         one = Section(given, f"{join(section.key, 'configs')}[{index}]")
@@ -137,10 +143,10 @@ def _conditions(section: Section, crosses: tuple[str, ...], globals_: tuple[str,
             raise SpecError(f"{join(one.key, 'id')} is '{id}'; expected a name of letters, digits and underscores")
         if id == LATENT or id in (other.id for other in found):
             raise SpecError(f"{join(one.key, 'id')} is '{id}', which is taken; expected another name for each condition")
-        read = {T5: _t5, NUMBER: _number}.get(kind)
+        read = readers.get(kind)
         if read is None:
-            near = did_you_mean(kind, (T5, NUMBER))
-            raise SpecError(f"{join(one.key, 'type')} is '{kind}'; expected t5 or number, the only conditioners that are imported.{near}")
+            near, known = did_you_mean(kind, readers), " or ".join(readers)
+            raise SpecError(f"{join(one.key, 'type')} is '{kind}'; expected {known}, the only conditioners that are imported.{near}")
         found.append(Condition(id=id, kind=kind, settings=read(settings), crosses=id in crosses, is_global=id in globals_))
     for name, given_ids in (("cross_attention_cond_ids", crosses), ("global_cond_ids", globals_)):
         if len(set(given_ids)) < len(given_ids):
@@ -165,7 +171,7 @@ def _check_conditions(conditions: Sequence[Condition]) -> None:
         if one.kind == NUMBER and one.id not in NUMBERS:
             near = did_you_mean(one.id, NUMBERS)
             raise SpecError(f"the number '{one.id}' is not known; {MODEL} takes the numbers {' and '.join(NUMBERS)}.{near}")
-    texts = [one.id for one in conditions if one.kind == T5]
+    texts = [one.id for one in conditions if one.kind != NUMBER]
     if len(texts) > 1:
         raise SpecError(f"the conditions {', '.join(texts)} are all texts; {MODEL} takes only one, the prompt")
 

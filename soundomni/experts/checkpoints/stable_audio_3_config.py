@@ -1,0 +1,146 @@
+"""Configs of Stable Audio 3 for models with its diffusion transformer, read as a spec.
+
+They have the form of stable-audio-tools' configs with other keys. A key that a config omits has the default of the published code. Unknown
+keys, and anything that cannot be computed here, are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from soundomni.core.errors import SpecError
+from soundomni.core.pretrained.config_sections import Section
+from soundomni.core.spec.values import join
+from soundomni.experts.checkpoints.stable_audio_model_config import HINTS, MODEL, NUMBER, ModelConfig, Objective, read_conditions
+
+TRANSFORMER, KIND = "the backbone dit-3", "diffusion_cond_inpaint"
+T5GEMMA = "t5gemma"
+T5GEMMA_MODEL, LONGEST_TEXT = "google/t5gemma-b-b-ul2", 128
+HEADROOM = 6.0
+"""Seconds that Stable Audio 3 makes behind the end of a clip, and cuts off."""
+_SCHEDULE_KEYS = ("distribution_shift_options", "sampling_distribution_shift_options", "use_effective_length_for_schedule")
+
+
+def is_third(tree: Any) -> bool:
+    """Return whether a config, as parsed JSON, is one of Stable Audio 3: its transformer has RMSNorm."""
+    for name in ("model", "diffusion", "config"):
+        tree = tree.get(name) if isinstance(tree, Mapping) else None
+    return isinstance(tree, Mapping) and tree.get("norm_type") == "rms_norm"
+
+
+def parse_third(tree: Any) -> ModelConfig:
+    """Read a config of Stable Audio 3 from parsed JSON.
+
+    Raise SpecError if it is not such a config, has an unknown key or a wrong value, or asks for what cannot be computed here.
+    """
+    top = Section(tree, "")
+    top.expect("model_type", KIND, by=f"{MODEL} for Stable Audio 3")
+    sample_rate, sample_size, channels = top.take("sample_rate", int), top.take("sample_size", int), top.take("audio_channels", int, 2)
+    model = top.section("model")
+    unused = top.close(unused=("training", "svd_bases_path"))
+    conditioning, diffusion = model.section("conditioning"), model.section("diffusion")
+    latent_dim = model.take("io_channels", int)
+    model.section("pretransform").expect("scale", 1.0, by=MODEL, default=1.0)
+    unused += model.close(unused=("in_channels", "out_channels"))
+    diffusion.expect("type", "dit", by=MODEL)
+    crosses, globals_ = (tuple(diffusion.take(f"{name}_ids", list[str], [])) for name in ("cross_attention_cond", "global_cond"))
+    diffusion.expect("local_add_cond_ids", HINTS, by=f"{MODEL} for Stable Audio 3")
+    for name in ("prepend_cond_ids", "input_concat_ids", "modular_local_cond_configs"):
+        diffusion.expect(name, [], by=MODEL, default=[])
+    objective: Objective = diffusion.take("diffusion_objective", Objective, "v")
+    transformer = diffusion.section("config")
+    unused += diffusion.close(unused=(*_SCHEDULE_KEYS, "mask_padding_attention"))
+    condition_dim = conditioning.take("cond_dim", int)
+    conditions = read_conditions(conditioning, crosses, globals_, {T5GEMMA: _t5gemma, NUMBER: _number})
+    unused += conditioning.close(unused=("default_keys", "pre_encoded_keys"))
+    widths = {"cond_token_dim": condition_dim if crosses else 0, "global_cond_dim": len(globals_) * condition_dim}
+    widths |= {"io_channels": latent_dim, "local_add_cond_dim": latent_dim + 1}
+    return ModelConfig(
+        sample_rate=sample_rate,
+        channels=channels,
+        sample_size=sample_size,
+        latent_dim=latent_dim,
+        objective=objective,
+        plugin="dit-3",
+        backbone=_backbone(transformer, condition_dim, widths),
+        condition_dim=condition_dim,
+        conditions=conditions,
+        global_ids=globals_,
+        inpaints=True,
+        unused=tuple(unused),
+    )
+
+
+def _t5gemma(settings: Section) -> dict[str, Any]:
+    """Read the settings of a T5Gemma conditioner, whose padding is a learned embedding."""
+    settings.expect("project_out", False, by=MODEL, default=False)
+    settings.expect("padding_mode", "learned", by="the encoder t5gemma")
+    read = {"name": settings.take("model_name", str, T5GEMMA_MODEL), "max_length": settings.take("max_length", int, LONGEST_TEXT)}
+    settings.close(unused=("enable_grad", "output_dim", "model_path", "repo_id", "subfolder"))
+    return read
+
+
+def _number(settings: Section) -> dict[str, Any]:
+    """Read the settings of a number, with learned or with fixed frequencies."""
+    kind = settings.take("fourier_features_type", Literal["learned", "expo"], "learned")
+    read = {"least": settings.take("min_val", float, 0.0), "most": settings.take("max_val", float, 1.0)}
+    settings.close(unused=("output_dim",))
+    return {**read, "features": "fixed"} if kind == "expo" else read
+
+
+def _backbone(config: Section, condition_dim: int, widths: Mapping[str, int]) -> dict[str, Any]:
+    """Return the arguments of the backbone; `widths` are what the rest of the config implies.
+
+    Raise SpecError for what it does not have, and for sizes that contradict each other.
+    """
+    sizes = {name: config.take(name, int, default) for name, default in {"embed_dim": 768, "depth": 12, "num_heads": 8}.items()}
+    for name, expected in widths.items():
+        given = config.take(name, int, 32 if name == "io_channels" else 0)
+        if given != expected:
+            raise SpecError(f"{join(config.key, name)} is {given}; expected {expected}, to agree with the rest of the config")
+    texts = {"norm_type": "rms_norm", "timestep_features_type": "expo", "global_cond_type": "adaLN"}
+    for name, text in texts.items():
+        config.expect(name, text, by=TRANSFORMER)
+    defaults: Mapping[str, Any] = {
+        "transformer_type": "continuous_transformer",
+        "timestep_cond_type": "global",
+        "timestep_features_dim": 256,
+        "patch_size": 1,
+        "input_concat_dim": 0,
+        "prepend_cond_dim": 0,
+        "rotary_pos_emb": True,
+        "conformer": False,
+        "causal": False,
+        "layer_scale": False,
+        "add_rope": False,
+        "cross_attn_rotary_pos_emb": False,
+        "use_sinusoidal_emb": False,
+        "use_abs_pos_emb": False,
+        "final_cross_attn_ix": -1,
+    }
+    for name, value in defaults.items():
+        config.expect(name, value, by=TRANSFORMER, default=value)
+    projects_global = config.take("project_global_cond", bool, True)
+    if widths["global_cond_dim"] and not projects_global and widths["global_cond_dim"] != sizes["embed_dim"]:
+        raise SpecError(f"{join(config.key, 'project_global_cond')} is false; expected true, because global conditions have other sizes")
+    attention, norms, mlp = (config.section(name) for name in ("attn_kwargs", "norm_kwargs", "ff_kwargs"))
+    attention.expect("qk_norm", "rms", by=TRANSFORMER)
+    attention.expect("feat_scale", False, by=TRANSFORMER, default=False)
+    differential = attention.take("differential", bool, False)
+    mlp.expect("mult", 4.0, by=TRANSFORMER, default=4.0)
+    attention.close()
+    norms.close(unused=("force_fp32",))
+    mlp.close()
+    found = {
+        "hidden_dim": sizes["embed_dim"],
+        "num_layers": sizes["depth"],
+        "num_heads": sizes["num_heads"],
+        "condition_dim": condition_dim,
+        "project_conditions": config.take("project_cond_tokens", bool, True),
+        "num_memory": config.take("num_memory_tokens", int, 0),
+        "differential": differential,
+        "log_snr_times": config.take("timestep_features_logsnr", bool, False),
+    }
+    config.close(unused=("zero_init_branch_outputs",))
+    return found

@@ -1,0 +1,230 @@
+"""Models of Stable Audio 3 come in with every tensor accounted for, and compute what diffusers' transformer computes with these tensors.
+
+No package has Stable Audio 3's own names, so they are spelled out here a second time, from their description. The codec is a tiny Oobleck.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from stable_audio_files import audio_vae, changed, flat, tiny_codec
+from t5_files import tiny_t5gemma
+from test_dit import packed, predictions
+from test_dit_3 import diffusers_model
+from torch import Tensor
+
+from soundomni import SoundOmni
+from soundomni.cli.main import main
+from soundomni.core.errors import SpecError
+from soundomni.core.inference.requests import RequestBuilder
+from soundomni.experts.checkpoints.stable_audio_3_config import is_third, parse_third
+
+COND, WIDTH, DEPTH, MEMORY, LATENT = 8, 64, 2, 3, 2
+DIT, SECONDS = "model.model.", "conditioner.conditioners.seconds_total.embedder.embedding.1."
+PADDING = "conditioner.conditioners.prompt.padding_embedding"
+"""Dimensions of conditions, which is the size of the tiny T5Gemma, of the transformer, its layers, and of latents."""
+
+
+def config(*, differential: bool = False, **changes: Any) -> dict[str, Any]:
+    """A config of a tiny model; `changes` are dotted keys with __ for the dots."""
+    vae = audio_vae()
+    t5 = {"model_name": "google/t5gemma-b-b-ul2", "max_length": 6, "padding_mode": "learned", "repo_id": "someone/model"}
+    number = {"min_val": 0, "max_val": 384, "fourier_features_type": "expo"}
+    transformer = {
+        "io_channels": LATENT,
+        "embed_dim": WIDTH,
+        "depth": DEPTH,
+        "num_heads": 1,
+        "cond_token_dim": COND,
+        "global_cond_dim": COND,
+        "local_add_cond_dim": LATENT + 1,
+        "project_cond_tokens": True,
+        "transformer_type": "continuous_transformer",
+        "global_cond_type": "adaLN",
+        "timestep_features_type": "expo",
+        "num_memory_tokens": MEMORY,
+        "norm_type": "rms_norm",
+        "norm_kwargs": {"force_fp32": True},
+        "attn_kwargs": {"qk_norm": "rms", "differential": differential},
+        "ff_kwargs": {"mult": 4.0},
+    }
+    tree = {
+        "model_type": "diffusion_cond_inpaint",
+        "sample_size": 4096,
+        "sample_rate": vae["sample_rate"],
+        "audio_channels": 2,
+        "model": {
+            "pretransform": {"type": "autoencoder", "chunked": True, "iterate_batch": True, "config": vae["model"]},
+            "conditioning": {
+                "configs": [
+                    {"id": "prompt", "type": "t5gemma", "config": t5},
+                    {"id": "seconds_total", "type": "number", "config": number},
+                ],
+                "cond_dim": COND,
+            },
+            "diffusion": {
+                "cross_attention_cond_ids": ["prompt", "seconds_total"],
+                "global_cond_ids": ["seconds_total"],
+                "local_add_cond_ids": ["inpaint_mask", "inpaint_masked_input"],
+                "diffusion_objective": "rf_denoiser",
+                "distribution_shift_options": {"type": "logsnr"},
+                "mask_padding_attention": True,
+                "use_effective_length_for_schedule": True,
+                "type": "dit",
+                "config": transformer,
+            },
+            "io_channels": LATENT,
+        },
+        "training": {"learning_rate": 5e-5},
+    }
+    return changed(tree, changes)
+
+
+def shapes(*, differential: bool) -> dict[str, tuple[int, ...]]:
+    """The tensors of the transformer and the conditioners."""
+    queries, rows = (2, 3) if differential else (1, 2)
+    found = {
+        "to_timestep_embed.0.weight": (WIDTH, 256),
+        "to_timestep_embed.0.bias": (WIDTH,),
+        "to_timestep_embed.2.weight": (WIDTH, WIDTH),
+        "to_timestep_embed.2.bias": (WIDTH,),
+        "to_cond_embed.0.weight": (WIDTH, COND),
+        "to_cond_embed.2.weight": (WIDTH, WIDTH),
+        "to_global_embed.0.weight": (WIDTH, COND),
+        "to_global_embed.2.weight": (WIDTH, WIDTH),
+        "preprocess_conv.weight": (LATENT, LATENT, 1),
+        "postprocess_conv.weight": (LATENT, LATENT, 1),
+        "transformer.project_in.weight": (WIDTH, LATENT),
+        "transformer.project_out.weight": (LATENT, WIDTH),
+        "transformer.memory_tokens": (MEMORY, WIDTH),
+        "transformer.global_cond_embedder.0.weight": (WIDTH, WIDTH),
+        "transformer.global_cond_embedder.0.bias": (WIDTH,),
+        "transformer.global_cond_embedder.2.weight": (6 * WIDTH, WIDTH),
+        "transformer.global_cond_embedder.2.bias": (6 * WIDTH,),
+        "transformer.rotary_pos_emb.inv_freq": (16,),
+    }
+    layer = {
+        "to_scale_shift_gate": (6 * WIDTH,),
+        "self_attn.to_qkv.weight": ((5 if differential else 3) * WIDTH, WIDTH),
+        "self_attn.to_out.weight": (WIDTH, WIDTH),
+        "cross_attn.to_q.weight": (queries * WIDTH, WIDTH),
+        "cross_attn.to_kv.weight": (rows * WIDTH, WIDTH),
+        "cross_attn.to_out.weight": (WIDTH, WIDTH),
+        "to_local_embed.0.weight": (WIDTH, LATENT + 1),
+        "to_local_embed.0.bias": (WIDTH,),
+        "to_local_embed.2.weight": (WIDTH, WIDTH),
+        "to_local_embed.2.bias": (WIDTH,),
+        "ff.ff.0.proj.weight": (8 * WIDTH, WIDTH),
+        "ff.ff.0.proj.bias": (8 * WIDTH,),
+        "ff.ff.2.weight": (WIDTH, 4 * WIDTH),
+        "ff.ff.2.bias": (WIDTH,),
+        **{f"{name}.gamma": (WIDTH,) for name in ("pre_norm", "cross_attend_norm", "ff_norm")},
+        **{f"{kind}.{name}.gamma": (WIDTH,) for kind in ("self_attn", "cross_attn") for name in ("q_norm", "k_norm")},
+    }
+    found |= {f"transformer.layers.{i}.{name}": shape for i in range(DEPTH) for name, shape in layer.items()}
+    return {f"model.model.{name}": shape for name, shape in found.items()} | {
+        "conditioner.conditioners.prompt.padding_embedding": (COND,),
+        "conditioner.conditioners.seconds_total.embedder.embedding.1.weight": (COND, 256),
+        "conditioner.conditioners.seconds_total.embedder.embedding.1.bias": (COND,),
+    }
+
+
+def checkpoint(*, differential: bool = False) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    found = shapes(differential=differential)
+    tensors = {name: torch.randn(shape, generator=generator) / max(shape[-1], 9) ** 0.5 for name, shape in found.items()}
+    tensors["model.model.transformer.rotary_pos_emb.inv_freq"] = 1e4 ** (-torch.arange(0, 32, 2).float() / 32)
+    return tensors | flat(tiny_codec(), prefix="pretransform.model.")
+
+
+def write(folder: Path, tree: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model_config.json").write_text(json.dumps(tree))
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def imported(folder: Path, tree: dict[str, Any], tensors: dict[str, Tensor]) -> int:
+    source, encoder = write(folder / "in", tree, tensors), tiny_t5gemma(folder / "t5gemma")
+    return main(["import", "stable-audio", str(source), "--out", str(folder / "out"), "--text-encoder", str(encoder)])
+
+
+@pytest.mark.parametrize("differential", [False, True])
+def test_an_imported_model_computes_what_diffusers_does_with_the_tensors(differential: bool, tmp_path: Path) -> None:
+    tensors = checkpoint(differential=differential)
+    assert imported(tmp_path, config(differential=differential), tensors) == 0
+    report = json.loads((tmp_path / "out" / "import-report.json").read_text())
+    assert sum(map(len, report["keys"].values())) == len(tensors) and not report["keys"]["missing"]
+    own = load_file(tmp_path / "out" / "model.safetensors")
+    assert sum(tensor.numel() for name, tensor in own.items() if "normalizer" not in name) == sum(
+        tensor.numel() for name, tensor in tensors.items() if not name.endswith("inv_freq")
+    )
+    from diffusers.pipelines.stable_audio_3 import modeling_stable_audio_3 as peers
+
+    user = SoundOmni.from_pretrained(tmp_path / "out")
+    transformer = {name.removeprefix(DIT): tensor for name, tensor in tensors.items() if name.startswith(DIT)}
+    theirs = diffusers_model(transformer, differential=differential, num_heads=1)
+    duration = peers.StableAudio3DurationEmbedder(output_dim=COND, max_val=384.0)
+    duration.linear.load_state_dict({name: tensors[f"{SECONDS}{name}"] for name in ("weight", "bias")})
+    texts = ["one two", "three", "four five zero one two three", "one"]
+    batch = packed(user.model, user.spec.of_model, texts, task="fill")
+    prompt: Any = user.model.modality("prompt")
+    clips = batch.of("prompt")
+    with torch.no_grad():
+        query, output = predictions(user.model, batch)
+        words = prompt.encoder(clips.waveform, clips.lengths)
+        assert torch.equal(words[1, 1:], tensors[PADDING].expand(5, -1)) and not torch.isclose(words[1, 0], tensors[PADDING]).any()
+        for i in range(len(texts)):
+            frames = int(batch.of("latent").num_frames[i])
+            total = duration(batch.of("seconds_total").waveform[i, 0])
+            wanted = theirs(
+                query.inputs[i : i + 1, :, :frames],
+                query.timesteps[i, :1],
+                torch.cat([words[i : i + 1], total[:, None]], 1),
+                total,
+                local_add_cond=query.hints[i : i + 1, :, :frames],
+            ).sample[0]
+            torch.testing.assert_close(output[i, :, :frames], wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "diffusion_cond"}, "model_type is 'diffusion_cond'; expected 'diffusion_cond_inpaint'"),
+        ({"model__diffusion__local_add_cond_ids": ["inpaint_mask"]}, r"local_add_cond_ids is \['inpaint_mask'\]; expected"),
+        ({"model__diffusion__modular_local_cond_configs": [{"id": "x", "dim": 3}]}, "modular_local_cond_configs is .* expected"),
+        ({"model__diffusion__config__global_cond_type": "prepend"}, "global_cond_type is 'prepend'; expected 'adaLN'"),
+        ({"model__diffusion__config__timestep_features_type": ...}, "timestep_features_type: missing"),
+        ({"model__diffusion__config__local_add_cond_dim": 257}, "local_add_cond_dim is 257; expected 3"),
+        ({"model__diffusion__config__ff_kwargs": {"mult": 2.0}}, "mult is 2.0; expected 4.0"),
+        ({"model__diffusion__config__ff_kwargs": {"no_bias": True}}, "unknown key 'model.diffusion.config.ff_kwargs.no_bias'|no_bias"),
+        ({"model__diffusion__config__attn_kwargs__qk_norm": "dyt"}, "qk_norm is 'dyt'; expected 'rms'"),
+        ({"model__diffusion__config__sliding_window": [1, 1]}, "sliding_window"),
+        ({"model__diffusion__config__depht": 3}, "depht"),
+    ],
+)
+def test_a_config_that_cannot_be_computed_is_refused(changes: dict[str, Any], message: str) -> None:
+    tree = config(**changes)
+    assert is_third(tree)
+    with pytest.raises(SpecError, match=message):
+        parse_third(tree)
+
+
+def test_the_published_ways_to_sample_are_the_defaults(tmp_path: Path) -> None:
+    assert imported(tmp_path, config(), checkpoint()) == 0
+    model = SoundOmni.from_pretrained(tmp_path / "out")
+    made = model.spec.of_model.used["latent"]
+    assert made.sampler is not None and made.sampler.class_path.endswith("pingpong") and made.guidance.scale == 1.0
+    assert made.guidance.parallel == 0.0 and made.window is None and made.headroom == 6.0
+    clip = model.generate("one two", seconds=0.1, num_steps=2, seeds=[4])[0]
+    assert clip.waveform.shape == (2, 800)
+    builder = RequestBuilder(model.model, model.contexts, num_samples=800, negative_prompt=None)
+    request = builder.request("one two", seed=1)
+    assert request.num_frames == 6.1 * 8000 / 8
+    told = next(segment for segment in request.context if segment.modality == "seconds_total")
+    assert told.waveform is not None and float(told.waveform[0, 0]) == pytest.approx(0.1)
