@@ -47,6 +47,13 @@ def check_data(spec: DataSpec) -> dict[str, Task]:
     return known
 
 
+def used_tasks(spec: DataSpec) -> list[Task]:
+    """Return the tasks that any dataset is used for. Raise SpecError for an unknown one."""
+    known = build_tasks(spec.tasks)
+    used = [name for entry in spec.datasets.values() if entry is not None for name, weight in entry.tasks.items() if weight > 0]
+    return [find_task(name, known) for name in dict.fromkeys(used)]
+
+
 def check_packing(spec: DataSpec) -> None:
     """Raise SpecError unless the budget, the limit and the lookahead fit together."""
     if spec.tokens_per_batch < 1:

@@ -81,6 +81,8 @@ class SampleWriter:
                     _check_gap(template, self._writer.of(template))
                 elif template.of is not None:
                     self._writer.reads(template.of)
+                else:
+                    self._writer.check_text()
         self._check_dropout()
         if self._in_chat(task) and task.uses("context"):
             raise SpecError(

@@ -12,7 +12,8 @@ from soundomni.core.assembly.modality import CodecModality, MadeModality
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.spec.schema import DataSpec, MixtureEntry, ModelSpec, Spec, TrainSpec
 from soundomni.core.spec.shorthand import short_keys, written_key
-from soundomni.core.writing.tasks import Task, build_tasks, find_task
+from soundomni.core.writing.tasks import build_tasks, find_task
+from soundomni.data.data_section import used_tasks
 
 HIGHEST_RATE = 1.0
 """A learning rate above this is probably a typo; rules that find their own rate ask for 1."""
@@ -165,7 +166,7 @@ def _held_out(data: DataSpec | None) -> list[str]:
 
 def _conditions(spec: Spec, data: DataSpec) -> Iterator[str]:
     """Yield doubts about captions and other conditions that are always or never dropped."""
-    tasks = _tasks(data)
+    tasks = used_tasks(data)
     prompted = [task for task in tasks if task.uses("target") and task.placeholders]
     dropout = data.condition_dropout
     if prompted and dropout.text == 1:
@@ -215,13 +216,6 @@ def _lengths(where: str, entry: MixtureEntry, data: DataSpec, model: UnifiedMode
                 "longer clips are refused. Set a lower max_seconds, or a higher data.max_tokens_per_sample and "
                 "data.tokens_per_batch"
             )
-
-
-def _tasks(data: DataSpec) -> list[Task]:
-    """Return the tasks of all datasets."""
-    known = build_tasks(data.tasks)
-    used = [name for entry in data.datasets.values() if entry is not None for name, weight in entry.tasks.items() if weight > 0]
-    return [find_task(name, known) for name in dict.fromkeys(used)]
 
 
 def _shorter(key: str, seconds: float, frame: float) -> str:

@@ -6,14 +6,17 @@ import logging
 
 from soundomni.core.assembly.build import build_sampler, check_sampler
 from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.errors import ConstructionError, SpecError, shown
 from soundomni.core.inference.guidance import check_guidance
 from soundomni.core.limits import MOST_VOCABULARY, check_count, check_scale
 from soundomni.core.spec.ranges import check_loss_starts, check_loss_weights, check_train
 from soundomni.core.spec.registry import build
-from soundomni.core.spec.schema import CodecSpec, Spec, TrainSpec
+from soundomni.core.spec.schema import CodecSpec, DataSpec, Spec, TrainSpec
 from soundomni.core.spec.shorthand import written_key
-from soundomni.data.data_section import check_data
+from soundomni.core.tokenizer import TextTokenizer
+from soundomni.data.data_section import check_data, used_tasks
+from soundomni.data.samples import SampleWriter
 from soundomni.train.best import check_best
 from soundomni.train.doubts import find_doubts
 from soundomni.train.phases import phases_of
@@ -87,6 +90,8 @@ def _check_model(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel | None:
         assert slot is not None, "it was built"
         key = written_key(f"model.modalities.{made.name}.sampler", spec.of_model)
         check_sampler(samplers[made.name], made, key=key, name=slot.class_path)
+    if model is not None and spec.data is not None:
+        _check_tasks(model, spec, spec.data)
     if model is not None and spec.train is not None:
         losses = model.loss_names
         check_loss_weights(spec.train.loss_weights, losses)
@@ -95,6 +100,14 @@ def _check_model(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel | None:
         _check_validation(model, spec)
         check_best(spec.train.validating, losses)
     return model
+
+
+def _check_tasks(model: UnifiedModel, spec: Spec, data: DataSpec) -> None:
+    """Raise SpecError if the model cannot do a task of a dataset, or dropout names a modality that it does not have."""
+    segments = segment_writer(model, spec.of_model, tokenizer=TextTokenizer.train([], vocab_size=0))
+    writer = SampleWriter(segments, dropout=data.condition_dropout)
+    for task in used_tasks(data):
+        writer.check(task)
 
 
 def _check_validation(model: UnifiedModel, spec: Spec) -> None:

@@ -138,6 +138,17 @@ def test_a_checkpoint_of_a_training_gives_its_average(tmp_path: Path) -> None:
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_a_tensor_that_the_average_lacks_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last weights of the transformer, which the file has too, do not take its place."""
+    tree = config()
+    tensors = their_tensors(tree)
+    wrapped = {f"diffusion.{name}": tensor for name, tensor in tensors.items()}
+    average = {f"diffusion_ema.ema_model.{name.removeprefix('model.')}": one for name, one in tensors.items() if name.startswith("model.")}
+    del average["diffusion_ema.ema_model.model.transformer.project_in.weight"]
+    assert imported(tmp_path, write_checkpoint(tmp_path / "in", tree, wrapped | average, "last.ckpt")) == 2
+    assert "1 missing (model.model.transformer.project_in.weight)" in capsys.readouterr().err
+
+
 def test_an_imported_model_makes_clips(tmp_path: Path) -> None:
     tree = config()
     assert imported(tmp_path, write_checkpoint(tmp_path / "in", tree, their_tensors(tree))) == 0

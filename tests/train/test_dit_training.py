@@ -132,9 +132,11 @@ def test_the_memory_of_a_step_is_that_of_a_real_one(tmp_path: Path) -> None:
             "condition_dim is 12; expected a divisor of hidden_dim, which is 16",
         ),
         (("guidance.rescale=2",), "guidance.rescale is 2"),
+        (("data.condition_dropout.together={caption+lenght: 0.3}",), "the model has no modality 'lenght'.*Did you mean 'length'"),
+        (("model.prompt=[{text: '{caption}', of: latent}]",), "'latent'"),
+        (("data.datasets.toys.tasks={describe: 1}",), "task 'describe' understands audio, but the model has no encoder"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_before_training(options: tuple[str, ...], message: str, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=message):
         check_spec(tiny_spec(tmp_path / "run", *DIT, *options))
-        run_training(tiny_spec(tmp_path / "run", *DIT, *options))

@@ -198,10 +198,14 @@ class SegmentWriter:
             return self.context(num_samples, of=template.of)
         return self.target(num_samples, of=template.of, made=made)
 
-    def text(self, text: str, *, loss: bool = False) -> Segment:
-        """Write text as a causal segment; with loss, as one to predict. Raise SpecError if the model has no text."""
+    def check_text(self) -> None:
+        """Raise SpecError if the model has no text in its sequence."""
         if not self.has_text:
             raise SpecError("the model has no text in its sequence. Set `of` of the segment to the modality whose encoder reads it")
+
+    def text(self, text: str, *, loss: bool = False) -> Segment:
+        """Write text as a causal segment; with loss, as one to predict. Raise SpecError if the model has no text."""
+        self.check_text()
         return text_segment(self.tokenizer.encode(text), bos=self.tokenizer.bos, eos=self.tokenizer.eos, loss=loss)
 
     def features(self, num_samples: int, *, of: str | None = None) -> Segment:

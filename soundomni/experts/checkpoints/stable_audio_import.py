@@ -261,7 +261,10 @@ def _names(weights: WeightFile) -> tuple[str, dict[str, str]]:
             f"'{weights.path}' does not hold a diffusion transformer of stable-audio-tools; expected tensors under {DIT}, or under "
             f"{TRAINING}{DIT} in a checkpoint of its training, found {amount(len(weights), 'other')} ({some(sorted(weights)) or 'none'})"
         )
-    return ("training-average", last | average) if average else ("training", last)
+    if not average:
+        return "training", last
+    others = {name: full for name, full in last.items() if not name.startswith(DIT)}  # the average is of the transformer only
+    return "training-average", others | average
 
 
 def _check(
