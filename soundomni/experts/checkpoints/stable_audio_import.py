@@ -37,7 +37,7 @@ from soundomni.core.spec.schema import Spec
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.experts.checkpoints.language_import import LazyState
 from soundomni.experts.checkpoints.stable_audio_layout import CODEC, CONDITIONERS, DIT, LATENT, Facts, Part, buffers_of, parts_of
-from soundomni.experts.checkpoints.stable_audio_model_config import NUMBER, NUMBERS, T5, Condition, ModelConfig
+from soundomni.experts.checkpoints.stable_audio_model_config import CLAP_TEXT, NUMBER, NUMBERS, Condition, ModelConfig
 
 KIND = "stable-audio"
 CONTAINER = "state_dict."
@@ -107,7 +107,8 @@ def import_stable_audio(weights: WeightFile, config: ModelConfig, codec: CodecPa
             anything.
         SpecError: the text encoder cannot be found.
     """
-    spec = load_spec([_layer(config, codec, text_encoder)], base={})
+    slot = {"class_path": "oobleck", "init_args": dict(codec.init_args)}
+    spec = load_spec([spec_layer(config, slot, text_encoder)], base={})
     tokenizer = TextTokenizer.train([""], vocab_size=spec.of_model.tokenizer.vocab_size)
     with without_memory():
         shell = build_model(spec.of_model, vocab_size=tokenizer.vocab_size)
@@ -197,18 +198,18 @@ def write_imported(
     return report
 
 
-def _layer(config: ModelConfig, codec: CodecPart, text_encoder: str | None) -> dict[str, Any]:
-    """Return the spec that a config stands for, as plain data."""
+def spec_layer(config: ModelConfig, codec: Mapping[str, Any], text_encoder: str | None) -> dict[str, Any]:
+    """Return the spec that a config stands for, as plain data; `codec` is its slot, also as plain data."""
     name, scale = ("v-prediction" if config.objective == "v" else "flow-matching"), (1.0 if config.objective == "rf_denoiser" else 7.0)
     made = {
-        "codec": {"class_path": "oobleck", "init_args": dict(codec.init_args)},
+        "codec": dict(codec),
         "connector": "residual-linear",
         "objective": {"class_path": name, "init_args": {"timesteps": "uniform", "shows_known": config.inpaints}},
         "sampler": SAMPLERS[config.objective],
         "guidance": {"scale": scale},
         "window": config.sample_size / config.sample_rate,
     }
-    texts = [one for one in config.conditions if one.kind == T5]
+    texts = [one for one in config.conditions if one.kind != NUMBER]
     prompt = [{"text": "{caption}", "of": one.id} for one in texts]
     prompt += [{"text": NUMBERS[one.id], "of": one.id} for one in config.conditions if one.kind == NUMBER]
     modalities = {LATENT: made} | {one.id: _modality(one, text_encoder) for one in config.conditions}
@@ -221,6 +222,10 @@ def _modality(condition: Condition, text_encoder: str | None) -> dict[str, Any]:
     if condition.kind == NUMBER:
         number = {**condition.settings, "clamp": True}
         return {"encoder": {"class_path": "number", "init_args": number}, "connector": "linear", "enters": condition.enters}
+    if condition.kind == CLAP_TEXT:
+        clap = {**condition.settings, "name": text_encoder or condition.settings["name"]}
+        connector = "identity" if clap["features"] == "hidden" else "linear"
+        return {"encoder": {"class_path": "clap-text", "init_args": clap}, "connector": connector, "enters": condition.enters}
     length = condition.settings["max_length"]
     text = {"name": text_encoder or condition.settings["name"], "max_tokens": max(length, 512), "pad_to": length, "truncate": True}
     return {"encoder": {"class_path": "t5", "init_args": text}, "connector": "identity", "enters": condition.enters}

@@ -5,7 +5,7 @@ A key that a config omits has the default of stable-audio-tools. Unknown keys, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from soundomni.experts.checkpoints.stable_audio_layout import LATENT
 
 TRANSFORMER, MODEL = "the backbone dit", "the importer"
 Objective = Literal["v", "rectified_flow", "rf_denoiser"]
-T5, NUMBER = "t5", "number"
+T5, NUMBER, CLAP_TEXT = "t5", "number", "clap_text"
 KINDS = {"diffusion_cond": False, "diffusion_cond_inpaint": True}
 """Kind of model → whether it sees known frames of a clip."""
 HINTS = ["inpaint_mask", "inpaint_masked_input"]
@@ -33,8 +33,8 @@ class Condition:
 
     Args:
         id: its name.
-        kind: "t5" or "number".
-        settings: for T5, the name of the model and its max_length; for a number, its range.
+        kind: "t5", "number" or "clap_text".
+        settings: for T5, the name of the model and its max_length; for a number, its range; for CLAP, its file and what is taken of it.
         crosses, is_global: in which ways it enters.
     """
 
@@ -80,8 +80,12 @@ class ModelConfig:
     unused: tuple[str, ...]
 
 
-def parse_model_config(tree: Any) -> ModelConfig:
+def parse_model_config(tree: Any, *, conditioners: Mapping[str, Callable[[Section], dict[str, Any]]] | None = None) -> ModelConfig:
     """Read a config from parsed JSON.
+
+    Args:
+        tree: the config.
+        conditioners: type of conditioner → what reads its settings; None for the types that can be imported with weights.
 
     Raise SpecError if it is not such a config, has an unknown key or a wrong value, or asks for what cannot be computed here.
     """
@@ -106,7 +110,7 @@ def parse_model_config(tree: Any) -> ModelConfig:
     transformer = diffusion.section("config")
     unused += diffusion.close(unused=("distribution_shift_options",))
     condition_dim = conditioning.take("cond_dim", int)
-    conditions = _conditions(conditioning, crosses, globals_)
+    conditions = _conditions(conditioning, crosses, globals_, IMPORTED if conditioners is None else conditioners)
     unused += conditioning.close(unused=("default_keys",))
     widths = {"cond_token_dim": condition_dim if crosses else 0, "global_cond_dim": len(globals_) * condition_dim}
     widths |= {"io_channels": latent_dim, "input_concat_dim": latent_dim + 1 if inpaints else 0}
@@ -126,7 +130,9 @@ def parse_model_config(tree: Any) -> ModelConfig:
     )
 
 
-def _conditions(section: Section, crosses: tuple[str, ...], globals_: tuple[str, ...]) -> tuple[Condition, ...]:
+def _conditions(
+    section: Section, crosses: tuple[str, ...], globals_: tuple[str, ...], readers: Mapping[str, Callable[[Section], dict[str, Any]]]
+) -> tuple[Condition, ...]:
     """Read the conditioners. Raise SpecError for those that are not known, and an id without one."""
     found: list[Condition] = []
     for index, given in enumerate(section.take("configs", list[dict[str, Any]])):
@@ -137,10 +143,10 @@ def _conditions(section: Section, crosses: tuple[str, ...], globals_: tuple[str,
             raise SpecError(f"{join(one.key, 'id')} is '{id}'; expected a name of letters, digits and underscores")
         if id == LATENT or id in (other.id for other in found):
             raise SpecError(f"{join(one.key, 'id')} is '{id}', which is taken; expected another name for each condition")
-        read = {T5: _t5, NUMBER: _number}.get(kind)
+        read = readers.get(kind)
         if read is None:
-            near = did_you_mean(kind, (T5, NUMBER))
-            raise SpecError(f"{join(one.key, 'type')} is '{kind}'; expected t5 or number, the only conditioners that are imported.{near}")
+            known, near = " or ".join(readers), did_you_mean(kind, readers)
+            raise SpecError(f"{join(one.key, 'type')} is '{kind}'; expected {known}, the only conditioners that are imported.{near}")
         found.append(Condition(id=id, kind=kind, settings=read(settings), crosses=id in crosses, is_global=id in globals_))
     for name, given_ids in (("cross_attention_cond_ids", crosses), ("global_cond_ids", globals_)):
         if len(set(given_ids)) < len(given_ids):
@@ -165,12 +171,12 @@ def _check_conditions(conditions: Sequence[Condition]) -> None:
         if one.kind == NUMBER and one.id not in NUMBERS:
             near = did_you_mean(one.id, NUMBERS)
             raise SpecError(f"the number '{one.id}' is not known; {MODEL} takes the numbers {' and '.join(NUMBERS)}.{near}")
-    texts = [one.id for one in conditions if one.kind == T5]
+    texts = [one.id for one in conditions if one.kind != NUMBER]
     if len(texts) > 1:
         raise SpecError(f"the conditions {', '.join(texts)} are all texts; {MODEL} takes only one, the prompt")
 
 
-def _t5(settings: Section) -> dict[str, Any]:
+def read_t5(settings: Section) -> dict[str, Any]:
     """Read the settings of a T5 conditioner, which is only imported if its features are used as they are."""
     settings.expect("project_out", False, by=MODEL, default=False)
     read = {"name": settings.take("t5_model_name", str, "t5-base"), "max_length": settings.take("max_length", int, LONGEST_TEXT)}
@@ -178,10 +184,15 @@ def _t5(settings: Section) -> dict[str, Any]:
     return read
 
 
-def _number(settings: Section) -> dict[str, Any]:
+def read_number(settings: Section) -> dict[str, Any]:
+    """Read the settings of a number."""
     read = {"least": settings.take("min_val", float, 0.0), "most": settings.take("max_val", float, 1.0)}
     settings.close(unused=("output_dim",))
     return read
+
+
+IMPORTED: Mapping[str, Callable[[Section], dict[str, Any]]] = {T5: read_t5, NUMBER: read_number}
+"""Type of conditioner → what reads its settings, for those that can be imported with the weights of a model."""
 
 
 def _backbone(config: Section, condition_dim: int, widths: Mapping[str, int]) -> dict[str, Any]:
