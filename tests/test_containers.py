@@ -50,9 +50,9 @@ def sections() -> dict[str, list[str]]:
 
 def defaults() -> dict[str, dict[str, str]]:
     """File → its build arguments and their defaults."""
-    pairs = [argument.split("=") for argument in given("ARG")]
+    pairs = (argument.split("=") for argument in given("ARG"))
     return {
-        "docker": {name: value for name, value in pairs},
+        "docker": dict(pairs),
         "apptainer": dict(line.split("=") for line in sections()["arguments"]),
     }
 
@@ -112,7 +112,16 @@ def test_the_image_runs_the_command_as_a_user_with_volumes_for_caches_and_runs()
 @pytest.mark.parametrize("file", [DOCKERFILE, DEFINITION], ids=["docker", "apptainer"])
 def test_they_name_no_index_fetch_no_model_and_follow_no_moving_tag(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
-    for forbidden in (r"https?://", r"index-url", r":latest", r"\bhf download", r"\bcurl\b", r"\bwget\b", r"git clone", r"snapshot_download"):
+    for forbidden in (
+        r"https?://",
+        r"index-url",
+        r":latest",
+        r"\bhf download",
+        r"\bcurl\b",
+        r"\bwget\b",
+        r"git clone",
+        r"snapshot_download",
+    ):
         assert not re.search(forbidden, text), forbidden
 
 
@@ -134,7 +143,18 @@ def test_the_package_is_complete_with_what_they_copy(tmp_path: Path) -> None:
             shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(path, source / name)
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", str(tmp_path), str(source)]
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--quiet",
+        "--wheel-dir",
+        str(tmp_path),
+        str(source),
+    ]
     built = subprocess.run(build, capture_output=True, text=True, timeout=300, check=False)
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("soundomni-*.whl")

@@ -50,6 +50,8 @@ def read_run(training: Section, networks: Sequence[str]) -> Translation:
     else:
         plain = {"lr": rate, "betas": list(betas), "eps": 1e-8, "weight_decay": DECAYS[kind], "clip": 0.0}
         phases = {name: {"optimizer": plain, "schedule": _constant()} for name in networks}
+    if any(phase["optimizer"]["weight_decay"] for phase in phases.values()):
+        notes.append("weight decay applies to matrices, not to biases and gains")
     own, *critics = (phases[name] for name in networks)
     layer: dict[str, Any] = {"steps": STEPS, **own}
     layer |= {"phases": {"critics": critics[0]}} if critics else {}

@@ -104,7 +104,7 @@ def music(tmp_path: Path) -> Path:
     folder = tmp_path / "music"
     folder.mkdir()
     for i in range(6):
-        soundfile.write(folder / f"{i}.wav", 0.1 * np.random.default_rng(i).standard_normal((600 + 200 * i, 2)), RATE)
+        soundfile.write(folder / f"{i}.wav", 0.1 * np.random.default_rng(i).standard_normal((SIZE + 200 * i, 2)), RATE)
         (folder / f"{i}.json").write_text(json.dumps({"prompt": "one four"}))
     return folder
 
@@ -147,7 +147,7 @@ def trains(spec: Path, folder: Path, *overrides: str) -> dict[str, Any]:
     small = [f"--train.run_dir={folder / 'run'}", "--train.steps=2", "--train.log_every=1", "--train.threads=1", "--data.workers=1"]
     assert main(["train", "--config", str(spec), *small, *overrides]) == 0
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
-    last: dict[str, Any] = [json.loads(line) for line in lines if '"loss"' in line or '"train/loss"' in line][-1]
+    last: dict[str, Any] = [json.loads(line) for line in lines if '"loss"' in line][-1]
     return last
 
 
@@ -171,7 +171,8 @@ def test_an_autoencoder_trains_by_its_config(tmp_path: Path, music: Path, transl
     assert entry is not None and entry.max_seconds == 0.1 and entry.source.init_args == {"path": str(music), "captions": False}
     assert loaded.data.tokens_per_batch == 4 * (SIZE // FRAME + 2)
     assert "training.learning_rate is ignored: optimizer_configs says the rates" in told["notes"]
-    assert np.isfinite(trains(spec, tmp_path)["loss"])
+    last = trains(spec, tmp_path)
+    assert np.isfinite(last["loss"]) and last["samples"] == 2 * 4  # in each batch as many clips as in theirs
     assert (tmp_path / "run" / "codec.safetensors").is_file()
 
 
@@ -206,7 +207,8 @@ def test_a_diffusion_model_trains_with_the_codec_of_a_run(tmp_path: Path, music:
     validating = loaded.train.validating
     assert (validating.every, validating.prompts, validating.seconds) == (2, ["one two", "three"], 0.04)
     assert "demos have one guidance scale instead of 3: it is 6" in told["notes"]
-    assert np.isfinite(trains(spec, tmp_path)["loss"])
+    last = trains(spec, tmp_path)
+    assert np.isfinite(last["loss"]) and last["samples"] == 2 * 4
     assert len(list((tmp_path / "run" / "samples").rglob("*.wav"))) == 2
 
 
@@ -228,7 +230,8 @@ def test_a_model_that_inpaints_learns_to_continue_and_fill(tmp_path: Path, music
     assert entry is not None and entry.tasks == {"generate": 0.6, "continue": 0.1, "fill": 0.3}
     assert any(note.startswith("the codec has no weights yet") for note in told["notes"])
     weights = write_weights(tmp_path)
-    assert np.isfinite(trains(spec, tmp_path, f"--model.modalities.latent.codec.weights={weights}")["loss"])
+    last = trains(spec, tmp_path, f"--model.modalities.latent.codec.weights={weights}")
+    assert np.isfinite(last["loss"]) and last["samples"] == 2 * 2
 
 
 def write_weights(folder: Path) -> Path:
@@ -264,7 +267,9 @@ def test_shards_and_encoded_clips(tmp_path: Path, translate: Any, family: str) -
     encoded = {"dataset_type": "pre_encoded", "datasets": [{"path": "made/latents", "latent_crop_length": 10}, {"id": "b", "path": "x"}]}
     given = shards if family == "shards" else {**encoded, "random_crop": False, "drop_last": False}
     spec, told = translate(diffusion(training__pre_encoded=family == "encoded"), "--text-encoder", t5, dataset=given)
-    datasets = yaml.safe_load(spec.read_text())["data"]["datasets"]
+    tree = yaml.safe_load(spec.read_text())
+    assert tree["model"]["modalities"]["latent"]["codec"]["init_args"]["sample_latents"] == (family == "shards")
+    datasets = tree["data"]["datasets"]
     if family == "shards":
         source = {"class_path": "webdataset", "init_args": {"path": "shards", "captions": True}}
         assert datasets == {"a": {"source": source, "tasks": {"generate": 1.0}, "max_seconds": 0.1}}

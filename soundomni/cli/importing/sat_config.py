@@ -185,7 +185,7 @@ def _check_network(diffusion: Section) -> None:
 
 
 def _codec(tree: Any, folder: str | None) -> tuple[Slot, list[str]]:
-    """Return the codec of a diffusion model, and notes about it."""
+    """Return the codec of a diffusion model, and notes about it. It draws latents, unless clips are encoded beforehand."""
     from soundomni.core.errors import SpecError
     from soundomni.core.pretrained.config_sections import Section
     from soundomni.core.spec.schema import Slot
@@ -193,13 +193,14 @@ def _codec(tree: Any, folder: str | None) -> tuple[Slot, list[str]]:
 
     if "pretransform" not in Section(tree, "").section("model"):
         raise SpecError("model.pretransform: missing; expected an autoencoder, because the backbone dit works on latents")
+    encoded = Section(tree, "").section("training").take("pre_encoded", bool, False)
     if folder is not None:
         slot = _codec_of(Path(folder))
-        drawn = {"sample_latents": True} if slot.class_path == "oobleck" else {}
+        drawn = {"sample_latents": not encoded} if slot.class_path == "oobleck" else {}
         return Slot(slot.class_path, {**slot.init_args, **drawn}), [f"model.pretransform is the codec in '{folder}'"]
     config = parse_config(tree)
     missing = "the codec has no weights yet: give --codec, or set model.modalities.latent.codec.weights"
-    return Slot("oobleck", {**config.init_args, "sample_latents": True}), [*config.notes, missing]
+    return Slot("oobleck", {**config.init_args, "sample_latents": not encoded}), [*config.notes, missing]
 
 
 def _codec_of(folder: Path) -> Slot:

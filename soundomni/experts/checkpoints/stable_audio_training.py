@@ -47,7 +47,7 @@ class ModelTraining:
         config: what is known about its network.
         translation: the sections `model`, `data` and `train`.
         tasks: weights of the tasks of every dataset.
-        condition_tokens: most tokens of the conditions of a clip.
+        condition_tokens: most tokens of the conditions of a clip, which count in a batch.
         has_text: whether a text is one of them.
     """
 
@@ -96,10 +96,9 @@ def read_diffusion(tree: Any, training: Section, *, codec: Mapping[str, Any], te
             "pre_encoded": "the dataset says whether clips are encoded",
         }
     )
-    texts = [one for one in config.conditions if one.kind != NUMBER]
-    tokens = [one.settings["max_length" if one.kind == T5 else "pad_to"] or 1 for one in texts if one.crosses]
-    count = sum(tokens) + sum(one.kind == NUMBER for one in config.conditions)
-    return ModelTraining(config, Translation(layer, tuple(notes)), tasks, count, bool(texts))
+    longest = [one.settings.get("max_length") or one.settings.get("pad_to") or 1 for one in config.conditions]
+    has_text = any(one.kind != NUMBER for one in config.conditions)
+    return ModelTraining(config, Translation(layer, tuple(notes)), tasks, sum(longest), has_text)
 
 
 def _timesteps(training: Section) -> dict[str, Any]:
