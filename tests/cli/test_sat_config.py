@@ -288,6 +288,7 @@ def test_shards_and_encoded_clips(tmp_path: Path, translate: Any, family: str) -
         ({"model_type": "diffusion_uncond"}, "(models without conditions), which is not translated"),
         ({"model_type": "autoencodr"}, "Did you mean 'autoencoder'?"),
         ({"training": ...}, "training: missing"),
+        ({"sample_size": 0}, "sample_size is 0; expected at least 1"),
         ({"training__lose_configs": {}}, "unknown key 'training.lose_configs'. Did you mean 'loss_configs'?"),
         ({"training__optimizer_configs__autoencoder__optimizer__type": "Adamw"}, "optimizer.type is 'Adamw'; expected one of AdamW"),
         ({"training__optimizer_configs__autoencoder__optimizer__config__lrr": 1}, "autoencoder.optimizer.config.lrr'. Did you mean 'lr'?"),

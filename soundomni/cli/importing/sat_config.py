@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from soundomni.cli.folders import expanded
+from soundomni.cli.importing.common import told
 from soundomni.cli.parsing import reads_no_spec
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ OTHERS = {
 """Type of model that is not translated → what it is."""
 UNETS = {"adp_cfg_1d": "audio-diffusion-pytorch", "adp_1d": "audio-diffusion-pytorch", "DAU1d": "Dance Diffusion"}
 """Type of network that is not translated → the project whose U-Net it is."""
-T = TypeVar("T")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -93,14 +92,14 @@ def _translated(args: argparse.Namespace, *, run_dir: str) -> Translation:
 
     file = Path(args.source)
     tree = _read(file)
-    model, clips = _told(lambda: _model(tree, args), file)
+    model, clips = told(lambda: _model(tree, args), file)
     parts = [model]
     if args.dataset is None:
         parts.append(Translation({}, ("there is no config of a dataset: name your clips in data.datasets",)))
     else:
         dataset = Path(args.dataset)
         given = _read(dataset)
-        parts.append(_told(lambda: read_datasets(given, clips), dataset))
+        parts.append(told(lambda: read_datasets(given, clips), dataset))
     layer = _joined([{"train": {"run_dir": run_dir}}, *(part.layer for part in parts)])
     placeholder: dict[str, Any] = {"data": {"datasets": {"placeholder": {"source": "toy-sounds"}}}}
     load_spec([layer] if args.dataset is not None else [placeholder, layer], base={})
@@ -231,8 +230,11 @@ def _slot(plain: dict[str, Any]) -> Slot:
 
 def _clips(slot: Slot, sample_size: int, batch_size: int, condition_tokens: int = 0) -> tuple[Clips, int]:
     """Return what a codec needs of its clips, and the tokens of a batch of so many."""
+    from soundomni.core.errors import SpecError
     from soundomni.data.stable_audio_config import Clips, in_seconds
 
+    if sample_size < 1:
+        raise SpecError(f"sample_size is {sample_size}; expected at least 1")
     spec = _spec_of(slot)
     clips = Clips(
         sample_rate=spec.sample_rate,
@@ -304,13 +306,3 @@ def _read(file: Path) -> Any:
         return read_json(file)
     except (OSError, ValueError) as error:
         raise SpecError(f"'{file}' cannot be read as JSON: {message_of(error)}") from error
-
-
-def _told(read: Callable[[], T], file: Path) -> T:
-    """Return what `read` gives; an error in a config names its file."""
-    from soundomni.core.errors import SpecError
-
-    try:
-        return read()
-    except SpecError as error:
-        raise SpecError(f"'{file}': {error}") from error
