@@ -1,4 +1,4 @@
-"""`soundomni import`: other people's checkpoints as parts of our models. Each kind of checkpoint has its own file.
+"""`soundomni import`: other people's checkpoints and configs as parts of our models. Each kind has its own file.
 
 No import statement can name this module, because its name is a keyword; the command line imports commands by name.
 """
@@ -14,6 +14,7 @@ HELP = "convert published weights into parts that a spec can name"
 KINDS = {
     "stable-audio": "soundomni.cli.importing.stable_audio",
     "stable-audio-vae": "soundomni.cli.importing.stable_audio_vae",
+    "sat-config": "soundomni.cli.importing.sat_config",
     "dac": "soundomni.cli.importing.dac",
     "encodec": "soundomni.cli.importing.encodec",
     "mimi": "soundomni.cli.importing.mimi",
@@ -22,7 +23,7 @@ KINDS = {
     "bagel": "soundomni.cli.importing.bagel",
     "soundomni": "soundomni.cli.importing.soundomni",
 }
-"""Kind of checkpoint → its module, which has HELP, `configure` and `run` like the module of a command."""
+"""Kind of checkpoint or config → its module, which has HELP, `configure` and `run` like the module of a command."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""What those kinds of `soundomni import` share that make model directories."""
+"""What the kinds of `soundomni import` share, above all those that make model directories."""
 
 from __future__ import annotations
 
@@ -68,3 +68,13 @@ def write_with(args: argparse.Namespace, make: Callable[[], T], write_imported: 
     lines.append(f"used {counts['used']} tensors; {Path(args.out) / REPORT_FILE} explains the {counts['unused']} unused entries")
     emit(args, result, text="\n".join(lines))
     return 0
+
+
+def told(read: Callable[[], T], file: Path) -> T:
+    """Return what `read` gives; an error in a config names its file."""
+    from soundomni.core.errors import SpecError
+
+    try:
+        return read()
+    except SpecError as error:
+        raise SpecError(f"'{file}': {error}") from error

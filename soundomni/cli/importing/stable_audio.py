@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from soundomni.cli.folders import expanded
-from soundomni.cli.importing.common import write_with
+from soundomni.cli.importing.common import told, write_with
 from soundomni.cli.parsing import reads_no_spec
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
 HELP = "import Stable Audio Open, or another diffusion transformer of stable-audio-tools, with its codec"
 CONFIG = "model_config.json"
-T = TypeVar("T")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +49,7 @@ def _imported(args: argparse.Namespace) -> ImportedModel:
     encoder = None if args.text_encoder is None else str(Path(args.text_encoder).resolve())
     weights = read_weights(args.source)
     tree, named = _config(args)
-    config = _told(lambda: (parse_third if is_third(tree) else parse_model_config)(tree), named)
+    config = told(lambda: (parse_third if is_third(tree) else parse_model_config)(tree), named)
     return import_stable_audio(weights, config, _codec(weights, tree, named), text_encoder=encoder)
 
 
@@ -70,16 +68,6 @@ def _config(args: argparse.Namespace) -> tuple[Any, Path]:
         raise SpecError(f"'{file}' cannot be read as JSON: {message_of(error)}") from error
 
 
-def _told(read: Callable[[], T], file: Path) -> T:
-    """Return what `read` gives; an error in a config names its file."""
-    from soundomni.core.errors import SpecError
-
-    try:
-        return read()
-    except SpecError as error:
-        raise SpecError(f"'{file}': {error}") from error
-
-
 def _codec(weights: WeightFile, tree: Any, file: Path) -> CodecPart:
     """Return the codec of a model, checked against its config."""
     from functools import partial
@@ -90,7 +78,7 @@ def _codec(weights: WeightFile, tree: Any, file: Path) -> CodecPart:
     from soundomni.vae.checkpoints.stable_audio_layouts import check_fit, find_autoencoder, read_parameter
     from soundomni.vae.oobleck import OobleckCodec
 
-    config = _told(lambda: parse_config(tree), file)
+    config = told(lambda: parse_config(tree), file)
     found = find_autoencoder(weights)
     with without_memory():
         expected = {name: tuple(tensor.shape) for name, tensor in OobleckCodec(**config.init_args).state_dict().items()}

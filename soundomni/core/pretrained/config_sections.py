@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from soundomni.core.errors import SpecError
 from soundomni.core.spec.values import convert, join, unknown_key
 
 _MISSING = object()
+
+
+@dataclass(frozen=True)
+class Translation:
+    """What a config of another package says, as a layer of a spec.
+
+    Args:
+        layer: plain data.
+        notes: what was assumed or ignored, or is different here; one sentence each.
+    """
+
+    layer: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 class Section:
@@ -18,6 +32,7 @@ class Section:
         self.key = key
         self._values: dict[str, Any] = convert(value, dict[str, Any], key)
         self._left = dict.fromkeys(self._values)
+        self._asked: dict[str, None] = {}
 
     def __contains__(self, name: str) -> bool:
         return self._values.get(name) is not None
@@ -28,6 +43,7 @@ class Section:
         Raise SpecError if it has another type, or is absent and has no default.
         """
         self._left.pop(name, None)
+        self._asked[name] = None
         if name in self:
             return convert(self._values[name], annotation, join(self.key, name))
         if default is _MISSING:
@@ -50,6 +66,14 @@ class Section:
         if given != expected:
             raise SpecError(f"{join(self.key, name)} is {given!r}; expected {expected!r}, the only one that {by} has")
 
+    def ignore(self, reasons: Mapping[str, str]) -> list[str]:
+        """Return a sentence about each of these keys that is given; a reason says why the key does not matter here."""
+        given = [name for name in reasons if name in self]
+        for name in reasons:
+            self._left.pop(name, None)
+            self._asked[name] = None
+        return [f"{join(self.key, name)} is ignored: {reasons[name]}" for name in given]
+
     def close(self, *, unused: Collection[str] = (), others: bool = False) -> list[str]:
         """Return the keys that were never read.
 
@@ -57,5 +81,5 @@ class Section:
         """
         for name in self._left:
             if name not in unused and not others:
-                raise unknown_key(name, [*(n for n in self._values if n not in self._left), *unused], self.key)
+                raise unknown_key(name, [*self._asked, *unused], self.key)
         return [join(self.key, name) for name in self._left]

@@ -38,7 +38,7 @@ from soundomni.core.tokenizer import TextTokenizer
 from soundomni.experts.checkpoints.language_import import LazyState
 from soundomni.experts.checkpoints.stable_audio_3_config import HEADROOM, T5GEMMA
 from soundomni.experts.checkpoints.stable_audio_layout import CODEC, CONDITIONERS, DIT, LATENT, Facts, Part, buffers_of, parts_of
-from soundomni.experts.checkpoints.stable_audio_model_config import NUMBER, NUMBERS, Condition, ModelConfig
+from soundomni.experts.checkpoints.stable_audio_model_config import CLAP_TEXT, NUMBER, NUMBERS, Condition, ModelConfig
 from soundomni.experts.dit_network import rotary_dim
 
 KIND = "stable-audio"
@@ -113,7 +113,8 @@ def import_stable_audio(weights: WeightFile, config: ModelConfig, codec: CodecPa
             anything.
         SpecError: the text encoder cannot be found.
     """
-    spec = load_spec([_layer(config, codec, text_encoder)], base={})
+    slot = {"class_path": codec.plugin, "init_args": dict(codec.init_args)}
+    spec = load_spec([spec_layer(config, slot, text_encoder)], base={})
     tokenizer = TextTokenizer.train([""], vocab_size=spec.of_model.tokenizer.vocab_size)
     with without_memory():
         shell = build_model(spec.of_model, vocab_size=tokenizer.vocab_size)
@@ -209,11 +210,11 @@ def write_imported(
     return report
 
 
-def _layer(config: ModelConfig, codec: CodecPart, text_encoder: str | None) -> dict[str, Any]:
-    """Return the spec that a config stands for, as plain data."""
+def spec_layer(config: ModelConfig, codec: Mapping[str, Any], text_encoder: str | None) -> dict[str, Any]:
+    """Return the spec that a config stands for, as plain data; `codec` is its slot, also as plain data."""
     name = "v-prediction" if config.objective == "v" else "flow-matching"
     made = {
-        "codec": {"class_path": codec.plugin, "init_args": dict(codec.init_args)},
+        "codec": dict(codec),
         "connector": "residual-linear",
         "objective": {"class_path": name, "init_args": {"timesteps": "uniform", "shows_known": config.inpaints}},
         **_sampling(config),
@@ -243,6 +244,10 @@ def _modality(condition: Condition, text_encoder: str | None) -> dict[str, Any]:
     if condition.kind == NUMBER:
         number = {**condition.settings, "clamp": True}
         return {"encoder": {"class_path": "number", "init_args": number}, "connector": "linear", "enters": condition.enters}
+    if condition.kind == CLAP_TEXT:
+        clap = {**condition.settings, "name": text_encoder or condition.settings["name"]}
+        connector = "identity" if clap["features"] == "hidden" else "linear"
+        return {"encoder": {"class_path": "clap-text", "init_args": clap}, "connector": connector, "enters": condition.enters}
     length = condition.settings["max_length"]
     text = {"name": text_encoder or condition.settings["name"], "max_tokens": max(length, 512), "pad_to": length, "truncate": True}
     return {"encoder": {"class_path": condition.kind, "init_args": text}, "connector": "identity", "enters": condition.enters}

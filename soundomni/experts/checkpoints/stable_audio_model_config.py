@@ -16,7 +16,7 @@ from soundomni.experts.checkpoints.stable_audio_layout import LATENT
 
 TRANSFORMER, MODEL = "the backbone dit", "the importer"
 Objective = Literal["v", "rectified_flow", "rf_denoiser"]
-T5, NUMBER = "t5", "number"
+T5, NUMBER, CLAP_TEXT = "t5", "number", "clap_text"
 KINDS = {"diffusion_cond": False, "diffusion_cond_inpaint": True}
 """Kind of model → whether it sees known frames of a clip."""
 HINTS = ["inpaint_mask", "inpaint_masked_input"]
@@ -33,8 +33,9 @@ class Condition:
 
     Args:
         id: its name.
-        kind: "t5", "t5gemma" or "number".
-        settings: for a text, the name of the model and its max_length; for a number, the arguments of the encoder.
+        kind: "t5", "t5gemma", "clap_text" or "number".
+        settings: for T5 and T5Gemma, the name of the model and its max_length; for CLAP, its file and what is taken of it; for a number,
+            the arguments of the encoder.
         crosses, is_global: in which ways it enters.
     """
 
@@ -81,8 +82,12 @@ class ModelConfig:
     plugin: Literal["dit", "dit-3"] = "dit"
 
 
-def parse_model_config(tree: Any) -> ModelConfig:
+def parse_model_config(tree: Any, *, conditioners: Mapping[str, Callable[[Section], dict[str, Any]]] | None = None) -> ModelConfig:
     """Read a config from parsed JSON.
+
+    Args:
+        tree: the config.
+        conditioners: type of conditioner → what reads its settings; None for the types that can be imported with weights.
 
     Raise SpecError if it is not such a config, has an unknown key or a wrong value, or asks for what cannot be computed here.
     """
@@ -107,7 +112,7 @@ def parse_model_config(tree: Any) -> ModelConfig:
     transformer = diffusion.section("config")
     unused += diffusion.close(unused=("distribution_shift_options",))
     condition_dim = conditioning.take("cond_dim", int)
-    conditions = read_conditions(conditioning, crosses, globals_, {T5: _t5, NUMBER: _number})
+    conditions = read_conditions(conditioning, crosses, globals_, IMPORTED if conditioners is None else conditioners)
     unused += conditioning.close(unused=("default_keys",))
     widths = {"cond_token_dim": condition_dim if crosses else 0, "global_cond_dim": len(globals_) * condition_dim}
     widths |= {"io_channels": latent_dim, "input_concat_dim": latent_dim + 1 if inpaints else 0}
@@ -176,7 +181,7 @@ def _check_conditions(conditions: Sequence[Condition]) -> None:
         raise SpecError(f"the conditions {', '.join(texts)} are all texts; {MODEL} takes only one, the prompt")
 
 
-def _t5(settings: Section) -> dict[str, Any]:
+def read_t5(settings: Section) -> dict[str, Any]:
     """Read the settings of a T5 conditioner, which is only imported if its features are used as they are."""
     settings.expect("project_out", False, by=MODEL, default=False)
     read = {"name": settings.take("t5_model_name", str, "t5-base"), "max_length": settings.take("max_length", int, LONGEST_TEXT)}
@@ -184,10 +189,15 @@ def _t5(settings: Section) -> dict[str, Any]:
     return read
 
 
-def _number(settings: Section) -> dict[str, Any]:
+def read_number(settings: Section) -> dict[str, Any]:
+    """Read the settings of a number."""
     read = {"least": settings.take("min_val", float, 0.0), "most": settings.take("max_val", float, 1.0)}
     settings.close(unused=("output_dim",))
     return read
+
+
+IMPORTED: Mapping[str, Callable[[Section], dict[str, Any]]] = {T5: read_t5, NUMBER: read_number}
+"""Type of conditioner → what reads its settings, for those that can be imported with the weights of a model."""
 
 
 def _backbone(config: Section, condition_dim: int, widths: Mapping[str, int]) -> dict[str, Any]:
