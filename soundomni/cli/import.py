@@ -14,6 +14,7 @@ HELP = "convert published weights into parts that a spec can name"
 KINDS = {
     "stable-audio": "soundomni.cli.importing.stable_audio",
     "stable-audio-vae": "soundomni.cli.importing.stable_audio_vae",
+    "same": "soundomni.cli.importing.same",
     "dac": "soundomni.cli.importing.dac",
     "encodec": "soundomni.cli.importing.encodec",
     "mimi": "soundomni.cli.importing.mimi",

@@ -102,7 +102,7 @@ class DifferentialAttention(nn.Module):
         value = _with_neighbors(value, reach)
         mixed = self._mix(query, key, value, reach)
         if self.differential:
-            mixed = mixed - self._mix(*second, value, reach)
+            mixed = mixed - self._mix(second[0], second[1], value, reach)
         out: Tensor = self.output(rearrange(mixed, "(b n) h q e -> b n q (h e)", b=len(values)))
         return out
 
@@ -121,12 +121,18 @@ def rotated(vectors: Tensor, *, first: int = 0) -> Tensor:
     It is computed in at least float32 (Su et al. 2021, "RoFormer", section 3.4.2).
     """
     vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-    length, rotary = vectors.shape[-2], vectors.shape[-1] // 2
-    rates = 1.0 / BASE ** (torch.arange(0, rotary, 2, dtype=torch.float32, device=vectors.device) / rotary)
-    angles = torch.outer(torch.arange(first, first + length, dtype=torch.float32, device=vectors.device), rates)
+    rates = rotary_rates(vectors.shape[-1], vectors.device)
+    angles = torch.outer(torch.arange(first, first + vectors.shape[-2], dtype=torch.float32, device=vectors.device), rates)
     cosines, sines = angles.cos(), angles.sin()
-    left, right, rest = vectors.split([rotary // 2, rotary // 2, vectors.shape[-1] - rotary], dim=-1)
+    half = len(rates)
+    left, right, rest = vectors[..., :half], vectors[..., half : 2 * half], vectors[..., 2 * half :]
     return torch.cat([left * cosines - right * sines, right * cosines + left * sines, rest], dim=-1)
+
+
+def rotary_rates(head_dim: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return the angles between neighboring positions, float32 `[E / 4]`, for E = `head_dim`."""
+    rotary = head_dim // 2
+    return 1.0 / BASE ** (torch.arange(0, rotary, 2, dtype=torch.float32, device=device) / rotary)
 
 
 def _with_neighbors(blocks: Tensor, reach: Reach) -> Tensor:

@@ -68,7 +68,9 @@ class SameTransformer:
         check_count("transformer.mlp_multiple", self.mlp_multiple)
         check_count("transformer.chunk_size", self.chunk_size)
         if self.head_dim < 4 or self.head_dim % 4:
-            raise SpecError(f"transformer.head_dim is {self.head_dim}; expected a multiple of 4, because half of a head is rotated, in pairs")
+            raise SpecError(
+                f"transformer.head_dim is {self.head_dim}; expected a multiple of 4, because half of a head is rotated, in pairs"
+            )
         if len(self.sine_layers) != len(self.num_layers) or any(
             not 0 <= sines <= count for sines, count in zip(self.sine_layers, self.num_layers, strict=True)
         ):
@@ -112,7 +114,8 @@ class SameLayer(nn.Module):
     def forward(self, values: Tensor, reach: Reach) -> Tensor:
         """Map blocks of tokens `[B, N, Q, C]` to the same shape."""
         values = values + self.attention(self.attention_norm(values), reach)
-        return values + self.mlp(self.mlp_norm(values))
+        out: Tensor = values + self.mlp(self.mlp_norm(values))
+        return out
 
 
 class Resampler(nn.Module):
@@ -131,9 +134,7 @@ class Resampler(nn.Module):
         self.stride = stride
         self.settings = settings
         self.new_tokens = nn.Parameter(1e-5 * torch.randn(1, 1, dim))
-        self.layers = nn.ModuleList(
-            SameLayer(dim=dim, settings=settings, sine=i >= num_layers - sine_layers) for i in range(num_layers)
-        )
+        self.layers = nn.ModuleList(SameLayer(dim=dim, settings=settings, sine=i >= num_layers - sine_layers) for i in range(num_layers))
 
     @property
     def chunk_groups(self) -> int:
@@ -188,9 +189,7 @@ class Resampler(nn.Module):
 class EncoderBlock(Resampler):
     """A convolution one position wide, then a transformer that turns `stride` positions into one."""
 
-    def __init__(
-        self, *, inputs: int, outputs: int, stride: int, num_layers: int, settings: SameTransformer
-    ) -> None:
+    def __init__(self, *, inputs: int, outputs: int, stride: int, num_layers: int, settings: SameTransformer) -> None:
         super().__init__(dim=outputs, stride=stride, num_layers=num_layers, sine_layers=0, settings=settings)
         self.mapping = _mapping(inputs, outputs, 1)
 
@@ -266,9 +265,7 @@ class SameDecoder(nn.Module):
         settings: sizes of the transformers.
     """
 
-    def __init__(
-        self, *, widths: Sequence[int], strides: Sequence[int], latent_dim: int, kernel: int, settings: SameTransformer
-    ) -> None:
+    def __init__(self, *, widths: Sequence[int], strides: Sequence[int], latent_dim: int, kernel: int, settings: SameTransformer) -> None:
         super().__init__()
         self.input = nn.Linear(latent_dim, widths[-1])
         sizes = zip(pairwise(widths), strides, settings.num_layers, settings.sine_layers, strict=True)
@@ -281,7 +278,7 @@ class SameDecoder(nn.Module):
 
     def forward(self, latents: Tensor, lengths: Tensor) -> Tensor:
         """Map `[B, D, T]`, clips of `lengths` `[B]`, to `[B, C, L]`, undefined beyond each clip; L may be longer."""
-        values = self.input(latents.mT).mT
+        values: Tensor = self.input(latents.mT).mT
         for block in self.blocks:
             values, lengths = block(values, lengths)
         return values

@@ -57,7 +57,9 @@ TestOobleckSampled = suite(testing.CodecSuite, "OobleckSampled", "oobleck", **OO
 SAME = {"sample_rate": RATE, "patch_size": 3, "base_channels": 8, "channel_multiples": [2], "strides": [4], "latent_dim": 5}
 CHUNKS = {"num_layers": [4], "sine_layers": [2], "head_dim": 8, "chunk_size": 8}
 TestSameInChunks = suite(testing.CodecSuite, "SameInChunks", "same", **SAME, transformer=CHUNKS)
-TestSameInLongerChunks = suite(testing.CodecSuite, "SameInLongerChunks", "same", **SAME, channels=1, transformer=CHUNKS | {"chunk_size": 16})
+TestSameInLongerChunks = suite(
+    testing.CodecSuite, "SameInLongerChunks", "same", **SAME, channels=1, transformer=CHUNKS | {"chunk_size": 16}
+)
 WINDOW = {"num_layers": [2, 1], "sine_layers": [1, 0], "head_dim": 8, "window": [1, 2]}
 BLOCKS = {"channel_multiples": [1, 2], "strides": [2, 4], "decoder_kernel": 1}
 TestSameInWindow = suite(testing.CodecSuite, "SameInWindow", "same", **{**SAME, **BLOCKS}, transformer=WINDOW)

@@ -1,9 +1,9 @@
 """Clips of any length through a codec, piece by piece: the same values as in one piece, in memory that does not grow.
 
 A clip can be cut anywhere if the codec says how far it looks (`Codec.receptive_field`). Each piece runs with that many
-extra frames on either side, or a few more if the codec counts groups of frames, and their output is dropped. At a clip's start and end there is no context: the piece ends
-where the clip does, so that the codec pads it as it pads the whole clip. Because of biases, encoding explicit silence
-gives a different result.
+extra frames on either side, or a few more if the codec counts groups of frames, and their output is dropped. At a clip's
+start and end there is no context: the piece ends where the clip does, so that the codec pads it as it pads the whole
+clip. Because of biases, encoding explicit silence gives a different result.
 
 With ratio R, E extra frames and a receptive field of c frames, frame t is computed from the samples of the blocks of R from t - E - c
 to t + c, and block t of decoded samples from the frames from t - c to t + E + c.
