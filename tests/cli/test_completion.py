@@ -54,6 +54,7 @@ CASES = {
     "soundomni import |": {
         "stable-audio",
         "stable-audio-vae",
+        "same",
         "dac",
         "encodec",
         "mimi",

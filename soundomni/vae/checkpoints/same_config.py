@@ -125,7 +125,7 @@ def read_config(path: str | Path) -> CodecConfig:
 def parse_config(tree: Any) -> CodecConfig:
     """Read a config as `read_config` does, from parsed JSON."""
     if isinstance(tree, Mapping) and not isinstance(tree.get("model"), Mapping):
-        if {"_class_name", *_Diffusers.__dataclass_fields__} & tree.keys():
+        if "_class_name" in tree or any(name.startswith("encoder_") for name in tree):
             return _parse_diffusers(Section(tree, ""))
         raise SpecError(
             "it is not a config of an autoencoder; expected the key 'model', of stable-audio-3, or "

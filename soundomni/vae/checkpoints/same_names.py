@@ -11,8 +11,9 @@ from soundomni.vae.weight_norm import DIRECTION, MAGNITUDE
 
 SAME, DIFFUSERS = "same", "diffusers-same"
 """Layouts in which an autoencoder has a file of its own."""
+MARK = ".new_tokens"
+"""End of the names of the learned tokens, which no other autoencoder has."""
 
-_MARK = ".new_tokens"
 _SPELLED = {MAGNITUDE: "weight_g", DIRECTION: "weight_v"}
 _NORM, _WEIGHT = ("alpha", "gamma", "beta"), ("weight",)
 _LINEAR = (*_WEIGHT, "bias")
@@ -31,7 +32,7 @@ _LAYER = (
 
 def is_same(names: Collection[str]) -> bool:
     """Return whether tensors with these names, without a prefix, are SAME's."""
-    return any(name.startswith("encoder.") and name.endswith(_MARK) for name in names)
+    return any(name.startswith(("encoder.", "decoder.")) and name.endswith(MARK) for name in names)
 
 
 def is_diffusers(names: Collection[str]) -> bool:
@@ -61,7 +62,7 @@ def their_names(num_layers: Collection[int], *, diffusers: bool) -> Iterator[tup
         counts = list(num_layers) if coder == "encoder" else list(num_layers)[::-1]
         for i, count in enumerate(counts):
             ours, theirs = f"{coder}.blocks.{i}", f"{coder}.{f'blocks.{i}' if diffusers else f'layers.{first + i}'}"
-            yield f"{ours}{_MARK}", f"{theirs}{_MARK}"
+            yield f"{ours}{MARK}", f"{theirs}{MARK}"
             yield from ((f"{ours}.mapping.{name}", f"{theirs}.mapping.{_SPELLED.get(name, name)}") for name in (*_SPELLED, "bias"))
             for layer in range(count):
                 for module, stability, other, parameters in _LAYER:

@@ -14,6 +14,7 @@ from torch import Tensor
 from soundomni.core.errors import CheckpointError
 from soundomni.core.pretrained.foreign_weights import WeightFile, read_float32
 from soundomni.vae.checkpoints.oobleck_names import FOLDED, from_diffusers, is_diffusers, num_blocks, our_modules, split_name, to_diffusers
+from soundomni.vae.checkpoints.same_names import MARK as SAME_MARK
 from soundomni.vae.checkpoints.stable_audio_prefixes import STABLE_AUDIO, check_tensors, locate
 from soundomni.vae.weight_norm import DIRECTION, MAGNITUDE, split_weight
 
@@ -53,6 +54,8 @@ def find_autoencoder(weights: WeightFile) -> Found:
     Raises:
         CheckpointError: no tensor belongs to Oobleck, or one parameter occurs twice.
     """
+    if any(name.endswith(SAME_MARK) for name in weights):
+        raise CheckpointError(f"'{weights.path}' holds SAME, the autoencoder of Stable Audio 3, not Oobleck. Use `soundomni import same`")
     example = "encoder.layers.1.layers.0.layers.1.weight_g"
     located = locate(weights, num_blocks, what="Stable Audio's autoencoder", example=example)
     sources, unexpected = _assign(weights, located.names)
