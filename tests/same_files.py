@@ -1,4 +1,5 @@
-"""Checkpoints of SAME at tiny sizes, named as Stability's package names them: tensors are made here, and not by the library."""
+"""Checkpoints of SAME at tiny sizes, named as Stability's package names them: tensors are made here, and not by the
+library."""
 
 from __future__ import annotations
 
@@ -66,7 +67,11 @@ def whole_model(large: bool = False) -> dict[str, Any]:
     """The config of a diffusion model over that autoencoder."""
     top = config(large)
     pretransform = {"type": "autoencoder", "iterate_batch": True, "config": top["model"]}
-    return {**top, "model_type": "diffusion_cond_inpaint", "model": {"pretransform": pretransform, "diffusion": {"type": "dit"}}}
+    return {
+        **top,
+        "model_type": "diffusion_cond_inpaint",
+        "model": {"pretransform": pretransform, "diffusion": {"type": "dit"}},
+    }
 
 
 def tensors(large: bool = False, *, seed: int = 0, prefix: str = "") -> dict[str, Tensor]:
@@ -123,5 +128,8 @@ def write(folder: Path, stored: dict[str, Tensor], tree: dict[str, Any]) -> Path
 
 def write_whole(folder: Path, *, large: bool = False, seed: int = 0) -> Path:
     """Write the autoencoder as a part of a diffusion model."""
-    others = {"model.model.to_cond_embed.0.weight": torch.ones(2, 2), "conditioner.conditioners.prompt.padding_embedding": torch.ones(3)}
+    others = {
+        "model.model.to_cond_embed.0.weight": torch.ones(2, 2),
+        "conditioner.conditioners.prompt.padding_embedding": torch.ones(3),
+    }
     return write(folder, {**others, **tensors(large, seed=seed, prefix="pretransform.model.")}, whole_model(large))

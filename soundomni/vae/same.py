@@ -1,4 +1,4 @@
-"""SAME, the autoencoder of Stable Audio 3, as a codec (Stability AI 2026, "Stable Audio 3", section 2.1).
+"""SAME, the autoencoder of Stable Audio 3, as a codec (Stability AI 2026, "Stable Audio 3", arXiv 2605.17991).
 
 Shape letters: B clips, C audio channels, S samples, D latent dimensions, T frames, L patches.
 """
@@ -53,11 +53,11 @@ class SameCodec(Codec):
     """The autoencoder of Stable Audio 3; the defaults are those of SAME small, which the small models have.
 
     Latents are `[B, D, T]` with T = ceil(S / R), R being `patch_size` times the product of the strides, 4096. Nothing
-    is random: the noise that the original adds when it decodes, 0.1 % of the latents' spread and 1 % in the learned
-    tokens, is left out.
+    is random: the noise that the original adds to latents and learned tokens when it decodes is left out.
 
     SAME large, of Stable Audio 3 medium, has `base_channels: 256`, `decoder_kernel: 1` and
-    `transformer: {num_layers: [12], sine_layers: [7], window: [1, 1]}`. `soundomni import same` makes a layer of a spec for either.
+    `transformer: {num_layers: [12], sine_layers: [7], window: [1, 1]}`. `soundomni import same` makes a layer of a spec
+    for either.
 
     Each clip is padded with silence to whole frames, and its result does not depend on other clips in the batch. The
     network is frozen. Without `weights` it is random.
@@ -124,11 +124,13 @@ class SameCodec(Codec):
 
     @property
     def receptive_field(self) -> ReceptiveField:
-        """2 frames of the encoder and 3 of the decoder for SAME small, from every second frame on; 12 and 12 for SAME large."""
+        """Frames of the encoder and of the decoder: 2 and 3 for SAME small, whose chunks begin at every second frame; 12
+        and 12 for SAME large."""
         return self._receptive_field
 
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Encode `[B, C, S]`, clips of `lengths` `[B]` samples, with silence beyond each clip; nothing is random. Raise DataError."""
+        """Encode `[B, C, S]`, clips of `lengths` `[B]` samples, with silence beyond each clip; nothing is random. Raise
+        DataError."""
         check_waveform(waveform, lengths, self._spec)
         ratio, lengths = self._spec.downsampling_ratio, lengths.to(waveform.device)
         frames, num_frames = self._spec.frame_lengths(lengths), self._spec.num_frames(waveform.shape[-1])
@@ -169,8 +171,9 @@ def _check_blocks(base_channels: int, multiples: Sequence[int], strides: Sequenc
 def _receptive_field(transformer: SameTransformer, strides: Sequence[int], kernel: int) -> ReceptiveField:
     """Return how far the codec looks.
 
-    A block of the decoder has the groups of the encoder's, and a convolution over the positions of the longer side. In a window, every
-    layer looks further. Chunks are looked at twice, the second time shifted by half, and are counted from the beginning of a clip.
+    A block of the decoder has the groups of the encoder's, and a convolution over the positions of the longer side. In
+    a window, every layer looks further. Chunks are looked at twice, the second time shifted by half, and are counted
+    from the beginning of a clip.
     """
     encoder = decoder = Fraction(0)
     step = 1

@@ -136,7 +136,7 @@ def rotary_rates(head_dim: int, device: torch.device | str = "cpu") -> Tensor:
 
 
 def _with_neighbors(blocks: Tensor, reach: Reach) -> Tensor:
-    """Map blocks `[B, N, H, Q, E]` to `[B, N, H, K, E]`, with the tokens before and after each; zeros where there are none."""
+    """Map blocks `[B, N, H, Q, E]` to `[B, N, H, K, E]`, with the tokens before and after each, or zeros."""
     if not (reach.before or reach.after):
         return blocks
     size = blocks.shape[3]

@@ -1,4 +1,4 @@
-"""The encoder and decoder of SAME, the autoencoder of Stable Audio 3 (Stability AI 2026, "Stable Audio 3").
+"""The encoder and decoder of SAME, the autoencoder of Stable Audio 3 (Stability AI 2026, arXiv 2605.17991).
 
 A block of the encoder puts a learned token behind every group of `stride` positions, and after its transformer keeps
 only these tokens. A block of the decoder puts `stride` such tokens behind every position, and keeps those. Two kinds of
@@ -142,12 +142,14 @@ class Resampler(nn.Module):
         return 1 if self.settings.window is not None else self.settings.chunk_size // self.stride
 
     def padded(self, lengths: Tensor, positions: int) -> Tensor:
-        """Return the groups of clips of `lengths` `[B]` positions, of which a group has `positions`, in whole chunks."""
+        """Return the groups of clips of `lengths` `[B]` positions, of which a group has `positions`, in whole
+        chunks."""
         unit = positions * self.chunk_groups
         return (lengths + unit - 1) // unit * self.chunk_groups
 
     def transform(self, groups: Tensor, counts: Tensor) -> Tensor:
-        """Map groups of tokens `[B, G, P, C]`, `counts` `[B]` of each clip, to the same shape; those beyond are undefined."""
+        """Map groups of tokens `[B, G, P, C]`, `counts` `[B]` of each clip, to the same shape; those beyond are
+        undefined."""
         window = self.settings.window
         if not groups.numel():
             return groups
@@ -211,7 +213,15 @@ class DecoderBlock(Resampler):
     """
 
     def __init__(
-        self, *, inputs: int, outputs: int, stride: int, num_layers: int, sine_layers: int, kernel: int, settings: SameTransformer
+        self,
+        *,
+        inputs: int,
+        outputs: int,
+        stride: int,
+        num_layers: int,
+        sine_layers: int,
+        kernel: int,
+        settings: SameTransformer,
     ) -> None:
         super().__init__(dim=inputs, stride=stride, num_layers=num_layers, sine_layers=sine_layers, settings=settings)
         self.mapping = _mapping(inputs, outputs, kernel)
@@ -247,7 +257,8 @@ class SameEncoder(nn.Module):
         self.output = nn.Linear(widths[-1], latent_dim)
 
     def forward(self, patches: Tensor, lengths: Tensor) -> Tensor:
-        """Map `[B, C, L]`, clips of `lengths` `[B]` patches, to `[B, D, T]`, undefined beyond each clip; T may be longer."""
+        """Map `[B, C, L]`, clips of `lengths` `[B]` patches, to `[B, D, T]`, undefined beyond each clip; T may be
+        longer."""
         for block in self.blocks:
             patches, lengths = block(patches, lengths)
         out: Tensor = self.output(patches.mT)
@@ -271,7 +282,13 @@ class SameDecoder(nn.Module):
         sizes = zip(pairwise(widths), strides, settings.num_layers, settings.sine_layers, strict=True)
         self.blocks = nn.ModuleList(
             DecoderBlock(
-                inputs=inputs, outputs=outputs, stride=stride, num_layers=count, sine_layers=sines, kernel=kernel, settings=settings
+                inputs=inputs,
+                outputs=outputs,
+                stride=stride,
+                num_layers=count,
+                sine_layers=sines,
+                kernel=kernel,
+                settings=settings,
             )
             for (outputs, inputs), stride, count, sines in reversed(list(sizes))
         )

@@ -1,4 +1,5 @@
-"""`soundomni import same` and `export --format same`: SAME becomes a codec and goes out again, or one line says why not."""
+"""`soundomni import same` and `export --format same`: SAME becomes a codec and goes out again, or one line says why
+not."""
 
 from __future__ import annotations
 

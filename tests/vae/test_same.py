@@ -24,7 +24,8 @@ def codec(tmp_path, large) -> SameCodec:
 
 
 class Functional:
-    """The architecture written from its description, one clip at a time over a plain dictionary of tensors, with dense masks."""
+    """The architecture written from its description, one clip at a time over a plain dictionary of tensors, with dense
+    masks."""
 
     def __init__(self, large: bool) -> None:
         self.state = {name: tensor.double() for name, tensor in tensors(large).items()}
@@ -50,7 +51,10 @@ class Functional:
         q, k, v, q2, k2 = (part.unflatten(-1, (-1, HEAD)).transpose(0, 1) for part in heads)
         out = torch.zeros_like(v)
         for sign, query, key in ((1, q, k), (-1, q2, k2)):
-            query, key = self.turn(self.norm(query, f"{name}.self_attn.q_norm")), self.turn(self.norm(key, f"{name}.self_attn.k_norm"))
+            query, key = (
+                self.turn(self.norm(query, f"{name}.self_attn.q_norm")),
+                self.turn(self.norm(key, f"{name}.self_attn.k_norm")),
+            )
             scores = (query @ key.mT / math.sqrt(HEAD)).masked_fill(~allowed, -math.inf)
             out = out + sign * scores.softmax(-1) @ v
         x = x + out.transpose(0, 1).flatten(1) @ self.state[f"{name}.self_attn.to_out.weight"].T
@@ -107,7 +111,8 @@ def test_equals_the_functional_form(codec, large, samples):
 @pytest.mark.parametrize("large", [True])
 @torch.no_grad()
 def test_equals_diffusers(codec, large, tmp_path):
-    """AutoencoderSAME, of which no eps has to be corrected: SAME has a tanh where the diffusion transformer has norms."""
+    """AutoencoderSAME, of which no eps has to be corrected: SAME has a tanh where the diffusion transformer has
+    norms."""
     diffusers = pytest.importorskip("diffusers")
     arguments = import_same(tmp_path / "source").config.init_args
     (tmp_path / "out").mkdir()
@@ -126,7 +131,9 @@ def test_full_sizes_are_the_published_ones():
     with torch.device("meta"):
         small = SameCodec()
         large = SameCodec(
-            base_channels=256, decoder_kernel=1, transformer=SameTransformer(num_layers=(12,), sine_layers=(7,), window=(1, 1))
+            base_channels=256,
+            decoder_kernel=1,
+            transformer=SameTransformer(num_layers=(12,), sine_layers=(7,), window=(1, 1)),
         )
     assert sum(t.numel() for t in large.state_dict().values()) == 852_127_457 - 24 * 16
     assert (len(large.state_dict()), len(small.state_dict())) == (472 - 25, 244 - 13)
@@ -185,7 +192,14 @@ def test_no_clip_and_clips_without_a_frame(codec, large):
     assert not decoded[0].any() and decoded[1].isfinite().all() and decoded[1].any()
 
 
-SIZES = {"sample_rate": RATE, "patch_size": PATCH, "base_channels": WIDTH, "channel_multiples": (1,), "strides": (STRIDE,), "latent_dim": 2}
+SIZES = {
+    "sample_rate": RATE,
+    "patch_size": PATCH,
+    "base_channels": WIDTH,
+    "channel_multiples": (1,),
+    "strides": (STRIDE,),
+    "latent_dim": 2,
+}
 TINY = {"num_layers": (1,), "head_dim": HEAD, "chunk_size": 8}
 
 
@@ -200,7 +214,11 @@ TINY = {"num_layers": (1,), "head_dim": HEAD, "chunk_size": 8}
         ({}, {"chunk_size": 12}, r"transformer.chunk_size is 12; expected a multiple of twice every stride, \[4\]"),
         ({}, {"head_dim": 6}, "transformer.head_dim is 6; expected a multiple of 4"),
         ({}, {"window": (1, -1)}, r"transformer.window is \[1, -1\]; expected two numbers of groups from 0"),
-        ({}, {"sine_layers": (2,)}, r"transformer.sine_layers is \[2\]; expected 1 numbers from 0, each at most that of num_layers, \[1\]"),
+        (
+            {},
+            {"sine_layers": (2,)},
+            r"transformer.sine_layers is \[2\]; expected 1 numbers from 0, each at most that of num_layers, \[1\]",
+        ),
         ({}, {"num_layers": (0,)}, "transformer.num_layers is 0; expected"),
     ],
 )

@@ -26,7 +26,10 @@ BOTH = pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
 
 def outputs(codec) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(5)
-    waveform, latents = torch.randn(1, 2, 5 * RATIO + 3, generator=generator), torch.randn(1, LATENT, 5, generator=generator)
+    waveform, latents = (
+        torch.randn(1, 2, 5 * RATIO + 3, generator=generator),
+        torch.randn(1, LATENT, 5, generator=generator),
+    )
     with torch.no_grad():
         encoded = codec.encode(waveform, torch.tensor([waveform.shape[-1]])).values
         return [encoded, codec.decode(Representation(latents, torch.tensor([5]), codec.spec))]
@@ -85,7 +88,11 @@ def test_diffusers_directories_come_and_go(tmp_path: Path) -> None:
         load_file(tmp_path / "out" / "diffusion_pytorch_model.safetensors"),
         json.loads((tmp_path / "out/config.json").read_text()),
     )
-    assert (tree["_class_name"], tree["decoder_sinusoidal_blocks"], tree["sliding_window"]) == ("AutoencoderSAME", [3], 1)
+    assert (tree["_class_name"], tree["decoder_sinusoidal_blocks"], tree["sliding_window"]) == (
+        "AutoencoderSAME",
+        [3],
+        1,
+    )
     name = "encoder.blocks.0.transformers.1.attn.to_qkv.weight"
     theirs = tensors(large=True)["encoder.layers.0.transformers.1.self_attn.to_qkv.weight"].chunk(5)
     assert torch.equal(stored[name], torch.cat([theirs[part] for part in (0, 3, 1, 4, 2)]))
@@ -119,7 +126,11 @@ def refused(folder: Path, stored: dict[str, torch.Tensor], tree: dict) -> str:
 
 
 def test_nothing_may_be_missing_unexpected_or_of_another_shape(tmp_path: Path) -> None:
-    for name in ("encoder.layers.0.new_tokens", "bottleneck.running_std", "decoder.layers.3.transformers.2.rope.inv_freq"):
+    for name in (
+        "encoder.layers.0.new_tokens",
+        "bottleneck.running_std",
+        "decoder.layers.3.transformers.2.rope.inv_freq",
+    ):
         less = {key: tensor for key, tensor in tensors().items() if key != name}
         line = refused(tmp_path, less, config())
         assert "1 missing (" in line and " unexpected (" not in line
@@ -131,7 +142,11 @@ def test_nothing_may_be_missing_unexpected_or_of_another_shape(tmp_path: Path) -
     assert "bottleneck.noise_scaling_factor [1, 2, 1] instead of [1, 0, 1]" in line
     line = refused(tmp_path, tensors() | {"decoder.layers.3.transformers.2.rope.inv_freq": torch.ones(2)}, config())
     assert "decoder.layers.3.transformers.2.rope.inv_freq has other values than its sizes give" in line
-    line = refused(tmp_path, tensors() | {"encoder.layers.0.mapping.parametrizations.weight.original0": torch.ones(16, 1, 1)}, config())
+    line = refused(
+        tmp_path,
+        tensors() | {"encoder.layers.0.mapping.parametrizations.weight.original0": torch.ones(16, 1, 1)},
+        config(),
+    )
     assert "holds the parameter 'encoder.layers.0.mapping.weight_g' twice" in line
     line = refused(tmp_path, tensors() | {"encoder.layers.2.bias": torch.full((LATENT,), torch.nan)}, config())
     assert "'encoder.layers.2.bias' has numbers that are not finite" in line
@@ -155,16 +170,37 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"model__encoder__type": "oobleck"}, "model.encoder.type is 'oobleck'; expected 'same'. Use `soundomni import stable-audio-vae`"),
-        ({"model__decoder__type": "sane"}, "model.decoder.type is 'sane'; expected one of 'same', 'taae_v2'. Did you mean 'same'?"),
-        ({"model__encoder__config__dyt": False}, "model.encoder.config.dyt is False; expected True, the only one that the codec same has"),
-        ({"model__decoder__config__variable_stride": ...}, "model.decoder.config.variable_stride is False; expected True"),
-        ({"model__encoder__config__chunk_midpoint_shift": ...}, "model.encoder.config.chunk_midpoint_shift is False; expected True"),
+        (
+            {"model__encoder__type": "oobleck"},
+            "model.encoder.type is 'oobleck'; expected 'same'. Use `soundomni import stable-audio-vae`",
+        ),
+        (
+            {"model__decoder__type": "sane"},
+            "model.decoder.type is 'sane'; expected one of 'same', 'taae_v2'. Did you mean 'same'?",
+        ),
+        (
+            {"model__encoder__config__dyt": False},
+            "model.encoder.config.dyt is False; expected True, the only one that the codec same has",
+        ),
+        (
+            {"model__decoder__config__variable_stride": ...},
+            "model.decoder.config.variable_stride is False; expected True",
+        ),
+        (
+            {"model__encoder__config__chunk_midpoint_shift": ...},
+            "model.encoder.config.chunk_midpoint_shift is False; expected True",
+        ),
         ({"model__decoder__config__layer_scale": True}, "model.decoder.config.layer_scale is True; expected False"),
         ({"model__encoder__config__windows": 3}, "model.encoder.config.windows"),
-        ({"model__decoder__config__channels": 4}, "model.decoder.config.channels is 4; expected 8, to agree with the rest of the config"),
+        (
+            {"model__decoder__config__channels": 4},
+            "model.decoder.config.channels is 4; expected 8, to agree with the rest of the config",
+        ),
         ({"model__decoder__config__chunk_size": 16}, "model.decoder.config.chunk_size is 16; expected 8"),
-        ({"model__bottleneck__config__noise_augment_dim": 2}, "model.bottleneck.config.noise_augment_dim is 2; expected 0"),
+        (
+            {"model__bottleneck__config__noise_augment_dim": 2},
+            "model.bottleneck.config.noise_augment_dim is 2; expected 0",
+        ),
         ({"model__bottleneck__config__auto_scale": ...}, "model.bottleneck.config.auto_scale is False; expected True"),
         ({"model__bottleneck__type": "vae"}, "model.bottleneck.type is 'vae'; expected 'softnorm'"),
         ({"model__pretransform__config__oversampling": 2}, "model.pretransform.config.oversampling is 2; expected 1"),
@@ -174,7 +210,10 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
         ({"model__io_channels": 1}, "model.io_channels is 1; expected 2"),
         ({"audio_channels": 1}, "audio_channels is 1; expected 2"),
         ({"model__decoder__soft_clip": True}, "model.decoder.soft_clip is True; expected False"),
-        ({"model__decoder__config__sinusoidal_blocks": [0, 0]}, "model.decoder.config.sinusoidal_blocks is 2; expected 1"),
+        (
+            {"model__decoder__config__sinusoidal_blocks": [0, 0]},
+            "model.decoder.config.sinusoidal_blocks is 2; expected 1",
+        ),
         ({"model": ...}, "it is not a config of an autoencoder; expected the key 'model', of stable-audio-3"),
     ],
 )
@@ -184,7 +223,12 @@ def test_configs_that_the_codec_cannot_do(changes: dict, told: str) -> None:
     assert told in str(caught.value) and "\n" not in str(caught.value)
 
 
-DIFFUSERS = {"_class_name": "AutoencoderSAME", "encoder_strides": [2, 2], "encoder_c_mults": [1, 2], "encoder_transformer_depths": [1, 2]}
+DIFFUSERS = {
+    "_class_name": "AutoencoderSAME",
+    "encoder_strides": [2, 2],
+    "encoder_c_mults": [1, 2],
+    "encoder_transformer_depths": [1, 2],
+}
 
 
 @pytest.mark.parametrize(
@@ -197,7 +241,10 @@ DIFFUSERS = {"_class_name": "AutoencoderSAME", "encoder_strides": [2, 2], "encod
     ],
 )
 def test_configs_of_diffusers(changes: dict, told: str) -> None:
-    assert parse_config(DIFFUSERS | {"decoder_sinusoidal_blocks": [2]}).init_args["transformer"]["sine_layers"] == [1, 1]
+    assert parse_config(DIFFUSERS | {"decoder_sinusoidal_blocks": [2]}).init_args["transformer"]["sine_layers"] == [
+        1,
+        1,
+    ]
     with pytest.raises(SpecError) as caught:
         parse_config(DIFFUSERS | changes)
     assert told in str(caught.value) and "\n" not in str(caught.value)
@@ -212,7 +259,12 @@ def test_what_cannot_go_out(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"window is \[1, 2\], but diffusers' autoencoder only has windows as long on either side"):
         export_same(codec, windowed, tmp_path, "diffusers-same")
     with pytest.raises(SpecError, match="codec.decoder_kernel is 3, but diffusers' autoencoder only has 1; write it as same"):
-        export_same(codec, {**arguments, "transformer": {**arguments["transformer"], "window": [1, 1]}}, tmp_path, "diffusers-same")
+        export_same(
+            codec,
+            {**arguments, "transformer": {**arguments["transformer"], "window": [1, 1]}},
+            tmp_path,
+            "diffusers-same",
+        )
     with pytest.raises(SpecError, match="only the codec same can be written as same, not OobleckCodec. Choose another --format"):
         export_same(OobleckCodec(base_channels=2, channel_multiples=(1,), strides=(2,), latent_dim=1), {}, tmp_path, "same")
     with pytest.raises(CheckpointError, match="unknown layout 'sane'; expected same or diffusers-same"):

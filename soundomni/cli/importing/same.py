@@ -11,7 +11,10 @@ HELP = "import SAME, the autoencoder of Stable Audio 3, from stable-audio-3 or d
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    add_options(parser, source="checkpoint (safetensors, ckpt, pt, pth, bin), index of shards, or directory; a whole model is fine")
+    add_options(
+        parser,
+        source="checkpoint (safetensors, ckpt, pt, pth, bin), index of shards, or directory; a whole model is fine",
+    )
     parser.add_argument("--config", metavar="JSON", help="config of the autoencoder or of the whole model (default: the one next to it)")
 
 

@@ -1,4 +1,5 @@
-"""SAME, the autoencoder of Stable Audio 3: from a published checkpoint to a directory that specs can name (see codec_directory.py).
+"""SAME, the autoencoder of Stable Audio 3: from a published checkpoint to a directory that specs can name (see
+codec_directory.py).
 
 Weight norm is kept, so that training can go on.
 """
@@ -65,8 +66,8 @@ def import_same(source: str | Path, *, config: str | Path | None = None) -> Impo
 
     Args:
         source: a weight file, an index of shards, or a directory with one.
-        config: its JSON config; None takes the one next to the weights. The tensors do not determine the strides, or what the tokens of the
-            transformers look at.
+        config: its JSON config; None takes the one next to the weights. The tensors do not determine the strides, or
+            what the tokens of the transformers look at.
 
     Raises:
         CheckpointError: the file is missing or damaged, or belongs to another model or other sizes.

@@ -1,8 +1,9 @@
 """Configs of SAME, the autoencoder of Stable Audio 3, read as arguments of the codec `same`.
 
-Three kinds are known: the config of an autoencoder of Stability's package stable-audio-3, its config of a whole model, whose
-`model.pretransform` is the autoencoder, and diffusers' config.json of an AutoencoderSAME. A key that a config omits has the default of
-the package it belongs to, which is not always the one here. Unknown keys and anything our codec cannot do are refused.
+Three kinds are known: the config of an autoencoder of Stability's package stable-audio-3, its config of a whole model,
+whose `model.pretransform` is the autoencoder, and diffusers' config.json of an AutoencoderSAME. A key that a config
+omits has the default of the package it belongs to, which is not always the one here. Unknown keys and anything our
+codec cannot do are refused.
 """
 
 from __future__ import annotations
@@ -16,20 +17,36 @@ from typing import Any
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.pretrained.config_sections import Section
 from soundomni.core.spec.values import convert, join
-from soundomni.vae.checkpoints.stable_audio_config import SAME_TYPES, CodecConfig, autoencoder_part, check_equal, parse_file
+from soundomni.vae.checkpoints.stable_audio_config import (
+    SAME_TYPES,
+    CodecConfig,
+    autoencoder_part,
+    check_equal,
+    parse_file,
+)
 
 BY = "the codec same"
 NOISE = "the original adds noise when it decodes ({}); here it is left out, so that decoding is not random"
 
 _DIFFUSERS_CLASS = "AutoencoderSAME"
-_SAME_ON_BOTH_SIDES = ("channels", "c_mults", "strides", "transformer_depths", "latent_dim", "dim_heads", "ff_mult", "differential")
+_SAME_ON_BOTH_SIDES = (
+    "channels",
+    "c_mults",
+    "strides",
+    "transformer_depths",
+    "latent_dim",
+    "dim_heads",
+    "ff_mult",
+    "differential",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Coder:
     """Settings of the encoder or the decoder, with the defaults of stable-audio-3.
 
-    Those of the second group have only one value here. The last ones do not change what is computed; the original accepts any name.
+    Those of the second group have only one value here. The last ones do not change what is computed; the original
+    accepts any name.
     """
 
     channels: int = 128
@@ -151,7 +168,11 @@ def parse_config(tree: Any) -> CodecConfig:
     check_equal({join(model.key, name): (value, expected.get(name, patches.channels)) for name, value in given.items()})
     check_equal({"audio_channels": (part.audio_channels, patches.channels)})
     unused += model.close()
-    return CodecConfig(_arguments(encoder, decoder, patches, part.sample_rate), tuple(unused), _noise_notes(encoder, decoder, bottleneck))
+    return CodecConfig(
+        _arguments(encoder, decoder, patches, part.sample_rate),
+        tuple(unused),
+        _noise_notes(encoder, decoder, bottleneck),
+    )
 
 
 def _check_type(coder: Section) -> None:
@@ -174,7 +195,14 @@ def _typed(section: Section, kind: str, of: type) -> Any:
 
 def _check_fixed(encoder: _Encoder, decoder: _Decoder, patches: _Patches, bottleneck: _Bottleneck, key: str) -> None:
     """Raise SpecError for anything the codec cannot do, and if encoder and decoder do not mirror each other."""
-    only = {"dyt": True, "mapping_bias": True, "conformer": False, "layer_scale": False, "feat_scale": False, "cross_attn": False}
+    only = {
+        "dyt": True,
+        "mapping_bias": True,
+        "conformer": False,
+        "layer_scale": False,
+        "feat_scale": False,
+        "cross_attn": False,
+    }
     fixed: list[tuple[str, Any, dict[str, Any]]] = [
         ("encoder", encoder, only | {"conv_mapping": False}),
         ("decoder", decoder, only | {"variable_stride": True}),

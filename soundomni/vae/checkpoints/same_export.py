@@ -1,11 +1,13 @@
-"""The codec `same` for other packages: in the layout of Stability's package stable-audio-3, or as a directory that diffusers loads.
+"""The codec `same` for other packages: in the layout of Stability's package stable-audio-3, or as a directory that
+diffusers loads.
 
 | layout | files |
 |---|---|
 | same | model.safetensors and model_config.json |
 | diffusers-same | diffusion_pytorch_model.safetensors and config.json |
 
-Anything that the other package cannot compute is refused. The config says that there is no noise, because here is none.
+Anything that the other package cannot compute is refused. The config turns off the noise
+of the original, because the codec does not have it.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ from soundomni.vae.checkpoints.same_names import DIFFUSERS, SAME
 from soundomni.vae.same import SameCodec
 from soundomni.vae.same_network import SameTransformer
 
-FILES = {SAME: ("model.safetensors", "model_config.json"), DIFFUSERS: ("diffusion_pytorch_model.safetensors", "config.json")}
+FILES = {
+    SAME: ("model.safetensors", "model_config.json"),
+    DIFFUSERS: ("diffusion_pytorch_model.safetensors", "config.json"),
+}
 """Layout → file names of weights and config."""
 
 SAMPLE_SIZE = 2**19
@@ -55,7 +60,8 @@ def export_same(codec: nn.Module, init_args: Mapping[str, Any], folder: Path, la
 
 
 def same_codec(codec: SameCodec, init_args: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of a codec and its config as Stable Audio 3 has them within a model. Errors are those of `export_same`."""
+    """Return the tensors of a codec and its config as Stable Audio 3 has them within a model. Errors are those of
+    `export_same`."""
     state, config = _written(codec, init_args, SAME)
     return state, config["model"]
 
@@ -93,7 +99,13 @@ def _stable_audio(args: Mapping[str, Any]) -> dict[str, Any]:
     }
     channels, width = args["channels"], args["channels"] * args["patch_size"]
     sines = {"sinusoidal_blocks": _sinusoidal(sizes["sine_layers"]), "conv_mapping": args["decoder_kernel"] == 3}
-    bottleneck = {"dim": args["latent_dim"], "noise_augment_dim": 0, "noise_regularize": False, "auto_scale": True, "freeze": True}
+    bottleneck = {
+        "dim": args["latent_dim"],
+        "noise_augment_dim": 0,
+        "noise_regularize": False,
+        "auto_scale": True,
+        "freeze": True,
+    }
     model = {
         "encoder": {"type": "same", "config": {"in_channels": width, **coder}},
         "decoder": {"type": "same", "config": {"out_channels": width, **coder, **sines}},
@@ -103,7 +115,12 @@ def _stable_audio(args: Mapping[str, Any]) -> dict[str, Any]:
         "downsampling_ratio": args["patch_size"] * math.prod(args["strides"]),
         "io_channels": channels,
     }
-    top = {"model_type": "autoencoder", "sample_size": SAMPLE_SIZE, "sample_rate": args["sample_rate"], "audio_channels": channels}
+    top = {
+        "model_type": "autoencoder",
+        "sample_size": SAMPLE_SIZE,
+        "sample_rate": args["sample_rate"],
+        "audio_channels": channels,
+    }
     return {**top, "model": model}
 
 

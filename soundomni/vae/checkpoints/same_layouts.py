@@ -1,8 +1,9 @@
-"""The tensors of SAME in published checkpoints: in a file of its own (`same`), in any other layout of `stable_audio_prefixes`, such as that
-of a full Stable Audio 3 model, or in diffusers' (`diffusers-same`), whose modules are those of its AutoencoderSAME.
+"""The tensors of SAME in published checkpoints: in a file of its own (`same`), in any other layout of
+`stable_audio_prefixes`, such as that of a full Stable Audio 3 model, or in diffusers' (`diffusers-same`), whose modules
+are those of its AutoencoderSAME.
 
-Every tensor of a file is either used, unused for a known reason, or unexpected; nothing may be unexpected or missing. diffusers has the
-parts of joint projections in another order.
+Every tensor of a file is either used, unused for a known reason, or unexpected; nothing may be unexpected or missing.
+diffusers has the parts of joint projections in another order.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ from torch import Tensor
 from soundomni.core.assembly.uninitialized import without_memory
 from soundomni.core.errors import CheckpointError
 from soundomni.core.pretrained.foreign_weights import WeightFile, read_float32
-from soundomni.vae.checkpoints.same_names import DIFFUSERS, SAME, is_diffusers, is_same, layer_names, plain_name, their_names
+from soundomni.vae.checkpoints.same_names import (
+    DIFFUSERS,
+    SAME,
+    is_diffusers,
+    is_same,
+    layer_names,
+    plain_name,
+    their_names,
+)
 from soundomni.vae.checkpoints.stable_audio_prefixes import STABLE_AUDIO, check_tensors, locate
 from soundomni.vae.same import SameCodec
 from soundomni.vae.same_attention import rotary_rates
@@ -58,8 +67,8 @@ def find_same(weights: WeightFile, init_args: Mapping[str, Any]) -> Found:
         init_args: arguments of the codec `same`.
 
     Raises:
-        CheckpointError: the file does not hold SAME, or a tensor is missing, unexpected, there twice, of another shape, or of another
-            value if that follows from the sizes.
+        CheckpointError: the file does not hold SAME, or a tensor is missing, unexpected, there twice, of another shape,
+            or of another value if that follows from the sizes.
     """
     example = "encoder.layers.0.transformers.0.self_attn.to_qkv.weight"
     located = locate(weights, is_same, what="SAME, the autoencoder of Stable Audio 3", example=example)
@@ -109,8 +118,8 @@ def build_same(init_args: Mapping[str, Any]) -> SameCodec:
 
 
 def buffers_of(init_args: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of Stability's package that follow from the sizes: rotary frequencies, and the factors of noise that there is
-    none of."""
+    """Yield the tensors of Stability's package that follow from the sizes: rotary frequencies, and an empty
+    tensor for channels of noise, which SAME does not have."""
     yield "bottleneck.noise_scaling_factor", torch.ones(1, 0, 1)
     widths = [init_args["base_channels"] * multiple for multiple in init_args["channel_multiples"]]
     for block, name in layer_names(init_args["transformer"]["num_layers"]):

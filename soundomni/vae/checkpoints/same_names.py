@@ -53,7 +53,11 @@ def their_names(num_layers: Collection[int], *, diffusers: bool) -> Iterator[tup
     A codec without convolutions, because two widths are the same, does not have those of `mapping`.
     """
     blocks = len(num_layers)
-    for name, theirs in (("scale", "scale" if diffusers else "scaling_factor"), ("bias", "bias"), ("running_std", "running_std")):
+    for name, theirs in (
+        ("scale", "scale" if diffusers else "scaling_factor"),
+        ("bias", "bias"),
+        ("running_std", "running_std"),
+    ):
         yield f"bottleneck.{name}", f"bottleneck.{theirs}"
     for name in _LINEAR:
         yield f"encoder.output.{name}", f"encoder.{'proj' if diffusers else f'layers.{blocks + 1}'}.{name}"

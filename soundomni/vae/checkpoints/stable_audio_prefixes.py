@@ -39,7 +39,10 @@ _PREFIXES: Mapping[str, tuple[str, Mapping[str, str]]] = {
         _NOT_TRAINED | {"autoencoder.": "the last weights; their average is used instead"},
     ),
     "training": ("autoencoder.", _NOT_TRAINED),
-    "full-training": ("diffusion.pretransform.model.", {"diffusion.": "the diffusion model", "diffusion_ema.": "its average"}),
+    "full-training": (
+        "diffusion.pretransform.model.",
+        {"diffusion.": "the diffusion model", "diffusion_ema.": "its average"},
+    ),
     "full-model": (
         "pretransform.model.",
         {"model.": "the diffusion model", "conditioner.": "a conditioner of the diffusion model"},
@@ -72,7 +75,7 @@ def locate(weights: WeightFile, belongs: Callable[[Collection[str]], object], *,
 
     Args:
         weights: the file.
-        belongs: whether tensors with these names, without their prefix, are of such an autoencoder.
+        belongs: returns whether tensors with these names, without their prefix, belong to such an autoencoder.
         what: the autoencoder, for the error.
         example: name of one of its tensors, for the error.
 
@@ -111,7 +114,8 @@ def check_tensors(
     unexpected: Collection[str],
     source_of: Callable[[str], str],
 ) -> None:
-    """Raise CheckpointError unless an autoencoder has exactly the parameters `expected`, and nothing else is unexplained.
+    """Raise CheckpointError unless an autoencoder has exactly the parameters `expected`, and nothing else is
+    unexplained.
 
     Args:
         weights: the file, for the error.
