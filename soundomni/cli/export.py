@@ -19,7 +19,8 @@ HELP = "write a run or model as a model directory, or in the layout of another p
 DTYPES = ("float32", "float16", "bfloat16")
 MODEL, ORIGINAL, ADAPTER = "model", "soundomni", "peft-adapter"
 STABLE_AUDIO = "stable-audio-tools"
-CODECS = ("stable-audio-vae", "diffusers-oobleck")
+SAME = ("same", "diffusers-same")
+CODECS = ("stable-audio-vae", "diffusers-oobleck", *SAME)
 FORMATS = (MODEL, ORIGINAL, STABLE_AUDIO, ADAPTER, *CODECS)
 
 
@@ -43,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=MODEL,
         help="model: a model directory (default); soundomni: the layout of the original research code; stable-audio-tools: its "
         "checkpoint and config, for a diffusion transformer; peft-adapter: only "
-        "the adapters of a run, one folder per expert stream; stable-audio-vae or diffusers-oobleck: only the codec",
+        "the adapters of a run, one folder per expert stream; stable-audio-vae, diffusers-oobleck, same or diffusers-same: only the codec",
     )
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="data type of a model's weights (default: float32)")
     parser.add_argument("--push", metavar="OWNER/NAME", help="also push the model directory to this Hugging Face Hub repository")
@@ -160,14 +161,16 @@ def _codec(args: argparse.Namespace) -> dict[str, int]:
     from soundomni.core.errors import SpecError
     from soundomni.core.pretrained.directory import replacing
     from soundomni.core.spec.registry import validate_init_args
+    from soundomni.vae.checkpoints.same_export import export_same
     from soundomni.vae.checkpoints.stable_audio_export import export_codec
 
     if args.dtype != DTYPES[0]:
         raise SpecError(f"--dtype {args.dtype} only applies to models; codecs are always written as {DTYPES[0]}. Leave it out")
     out = new_directory(args.out)
     slot, codec, told = _find_codec(args)
+    export = export_same if args.format in SAME else export_codec
     with replacing(out) as folder:
-        export_codec(codec, validate_init_args("codec", slot, trust_class_paths=args.trust_class_paths), folder, args.format)
+        export(codec, validate_init_args("codec", slot, trust_class_paths=args.trust_class_paths), folder, args.format)
     return told
 
 

@@ -15,6 +15,7 @@ KINDS = {
     "stable-audio": "soundomni.cli.importing.stable_audio",
     "stable-audio-vae": "soundomni.cli.importing.stable_audio_vae",
     "sat-config": "soundomni.cli.importing.sat_config",
+    "same": "soundomni.cli.importing.same",
     "dac": "soundomni.cli.importing.dac",
     "encodec": "soundomni.cli.importing.encodec",
     "mimi": "soundomni.cli.importing.mimi",

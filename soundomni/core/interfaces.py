@@ -115,10 +115,13 @@ class ReceptiveField:
     Args:
         encode: frames whose samples affect a frame that `encode` returns.
         decode: frames that affect the samples that `decode` returns.
+        step: a codec that counts groups of frames from the beginning of a clip gives the same result for a piece that begins at a multiple
+            of this many frames.
     """
 
     encode: int
     decode: int
+    step: int = 1
 
 
 class Codec(nn.Module, ABC):

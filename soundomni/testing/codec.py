@@ -216,6 +216,8 @@ class CodecSuite(ModuleSuite):
         for name, frames in (("encode", field.encode), ("decode", field.decode)):
             good = isinstance(frames, int) and frames >= 0
             self.require(good, "receptive_field", f"receptive_field.{name} is {frames!r}; expected a number of frames from 0")
+        good = isinstance(field.step, int) and field.step >= 1
+        self.require(good, "receptive_field", f"receptive_field.step is {field.step!r}; expected a number of frames from 1")
         samples = (2 * max(field.encode, field.decode) + 4) * spec.downsampling_ratio + (spec.downsampling_ratio + 1) // 2
         waveform, lengths = _waveform(codec, [samples], 0), torch.tensor([samples])
         encoded = _encode(codec, [samples])

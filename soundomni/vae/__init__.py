@@ -15,6 +15,8 @@ from soundomni.vae.mimi import MimiCodec
 from soundomni.vae.oobleck import OobleckCodec
 from soundomni.vae.oobleck_network import OobleckDecoder, OobleckEncoder, SnakeBeta
 from soundomni.vae.quantizers import QuantizerSettings
+from soundomni.vae.same import SameCodec
+from soundomni.vae.same_network import SameTransformer
 from soundomni.vae.seanet import SEANetDecoder, SEANetEncoder
 from soundomni.vae.shape_gain import ShapeGainCodec
 from soundomni.vae.soundstream import SoundStreamCodec
@@ -40,6 +42,8 @@ __all__ = [
     "QuantizerSettings",
     "SEANetDecoder",
     "SEANetEncoder",
+    "SameCodec",
+    "SameTransformer",
     "ShapeGainCodec",
     "SnakeBeta",
     "SoundStreamCodec",

@@ -54,6 +54,8 @@ CASES = {
     "soundomni import |": {
         "stable-audio",
         "stable-audio-vae",
+        "same",
+        "sat-config",
         "dac",
         "encodec",
         "mimi",

@@ -1,6 +1,6 @@
 """Models of Stable Audio 3 come in with every tensor accounted for, and compute what diffusers' transformer computes with these tensors.
 
-No package has Stable Audio 3's own names, so they are spelled out here a second time, from their description. The codec is a tiny Oobleck.
+No package has Stable Audio 3's own names, so they are spelled out here a second time, from their description. The codec is a tiny SAME.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import same_files
 import torch
 from safetensors.torch import load_file, save_file
-from stable_audio_files import audio_vae, changed, flat, tiny_codec
+from stable_audio_files import changed
 from t5_files import tiny_t5gemma
 from test_dit import packed, predictions
 from test_dit_3 import diffusers_model
@@ -24,7 +25,7 @@ from soundomni.core.errors import SpecError
 from soundomni.core.inference.requests import RequestBuilder
 from soundomni.experts.checkpoints.stable_audio_3_config import is_third, parse_third
 
-COND, WIDTH, DEPTH, MEMORY, LATENT = 8, 64, 2, 3, 2
+COND, WIDTH, DEPTH, MEMORY, LATENT = 8, 64, 2, 3, same_files.LATENT
 DIT, SECONDS = "model.model.", "conditioner.conditioners.seconds_total.embedder.embedding.1."
 PADDING = "conditioner.conditioners.prompt.padding_embedding"
 """Dimensions of conditions, which is the size of the tiny T5Gemma, of the transformer, its layers, and of latents."""
@@ -32,7 +33,7 @@ PADDING = "conditioner.conditioners.prompt.padding_embedding"
 
 def config(*, differential: bool = False, **changes: Any) -> dict[str, Any]:
     """A config of a tiny model; `changes` are dotted keys with __ for the dots."""
-    vae = audio_vae()
+    vae = same_files.config(large=True)
     t5 = {"model_name": "google/t5gemma-b-b-ul2", "max_length": 6, "padding_mode": "learned", "repo_id": "someone/model"}
     number = {"min_val": 0, "max_val": 384, "fourier_features_type": "expo"}
     transformer = {
@@ -139,7 +140,7 @@ def checkpoint(*, differential: bool = False) -> dict[str, Tensor]:
     found = shapes(differential=differential)
     tensors = {name: torch.randn(shape, generator=generator) / max(shape[-1], 9) ** 0.5 for name, shape in found.items()}
     tensors["model.model.transformer.rotary_pos_emb.inv_freq"] = 1e4 ** (-torch.arange(0, 32, 2).float() / 32)
-    return tensors | flat(tiny_codec(), prefix="pretransform.model.")
+    return tensors | same_files.tensors(large=True, prefix="pretransform.model.")
 
 
 def write(folder: Path, tree: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
@@ -160,9 +161,11 @@ def test_an_imported_model_computes_what_diffusers_does_with_the_tensors(differe
     assert imported(tmp_path, config(differential=differential), tensors) == 0
     report = json.loads((tmp_path / "out" / "import-report.json").read_text())
     assert sum(map(len, report["keys"].values())) == len(tensors) and not report["keys"]["missing"]
+    implied = [name for name, why in report["keys"]["unused"].items() if why == "follows from the sizes"]
+    assert len(implied) == 1 + 1 + 2 * 4 and report["keys"]["unused"].keys() == set(implied), "rotary tables, and a tensor without numbers"
     own = load_file(tmp_path / "out" / "model.safetensors")
     assert sum(tensor.numel() for name, tensor in own.items() if "normalizer" not in name) == sum(
-        tensor.numel() for name, tensor in tensors.items() if not name.endswith("inv_freq")
+        tensor.numel() for name, tensor in tensors.items() if name not in implied
     )
     from diffusers.pipelines.stable_audio_3 import modeling_stable_audio_3 as peers
 
@@ -200,7 +203,7 @@ def test_an_imported_model_computes_what_diffusers_does_with_the_tensors(differe
         ({"model__diffusion__modular_local_cond_configs": [{"id": "x", "dim": 3}]}, "modular_local_cond_configs is .* expected"),
         ({"model__diffusion__config__global_cond_type": "prepend"}, "global_cond_type is 'prepend'; expected 'adaLN'"),
         ({"model__diffusion__config__timestep_features_type": ...}, "timestep_features_type: missing"),
-        ({"model__diffusion__config__local_add_cond_dim": 257}, "local_add_cond_dim is 257; expected 3"),
+        ({"model__diffusion__config__local_add_cond_dim": 257}, "local_add_cond_dim is 257; expected 7"),
         ({"model__diffusion__config__ff_kwargs": {"mult": 2.0}}, "mult is 2.0; expected 4.0"),
         ({"model__diffusion__config__ff_kwargs": {"no_bias": True}}, "unknown key 'model.diffusion.config.ff_kwargs.no_bias'|no_bias"),
         ({"model__diffusion__config__attn_kwargs__qk_norm": "dyt"}, "qk_norm is 'dyt'; expected 'rms'"),
@@ -225,6 +228,6 @@ def test_the_published_ways_to_sample_are_the_defaults(tmp_path: Path) -> None:
     assert clip.waveform.shape == (2, 800)
     builder = RequestBuilder(model.model, model.contexts, num_samples=800, negative_prompt=None)
     request = builder.request("one two", seed=1)
-    assert request.num_frames == 6.1 * 8000 / 8
+    assert request.num_frames == 6.1 * 8000 / same_files.RATIO
     told = next(segment for segment in request.context if segment.modality == "seconds_total")
     assert told.waveform is not None and float(told.waveform[0, 0]) == pytest.approx(0.1)

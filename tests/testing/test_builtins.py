@@ -54,6 +54,15 @@ TestHarmonicStereo = suite(testing.CodecSuite, "HarmonicStereo", "harmonic", **H
 OOBLECK = {"sample_rate": RATE, "channels": 2, "base_channels": 2, "channel_multiples": [1, 2], "strides": [2, 4], "latent_dim": 3}
 TestOobleck = suite(testing.CodecSuite, "Oobleck", "oobleck", **OOBLECK)
 TestOobleckSampled = suite(testing.CodecSuite, "OobleckSampled", "oobleck", **OOBLECK, sample_latents=True)
+SAME = {"sample_rate": RATE, "patch_size": 3, "base_channels": 8, "channel_multiples": [2], "strides": [4], "latent_dim": 5}
+CHUNKS = {"num_layers": [4], "sine_layers": [2], "head_dim": 8, "chunk_size": 8}
+TestSameInChunks = suite(testing.CodecSuite, "SameInChunks", "same", **SAME, transformer=CHUNKS)
+TestSameInLongerChunks = suite(
+    testing.CodecSuite, "SameInLongerChunks", "same", **SAME, channels=1, transformer=CHUNKS | {"chunk_size": 16}
+)
+WINDOW = {"num_layers": [2, 1], "sine_layers": [1, 0], "head_dim": 8, "window": [1, 2]}
+BLOCKS = {"channel_multiples": [1, 2], "strides": [2, 4], "decoder_kernel": 1}
+TestSameInWindow = suite(testing.CodecSuite, "SameInWindow", "same", **{**SAME, **BLOCKS}, transformer=WINDOW)
 TestStableAudioTools = suite(testing.CodecSuite, "StableAudioTools", "stable-audio-tools", config=audio_vae())
 DAC = {"sample_rate": RATE, "encoder_dim": 2, "decoder_dim": 16, "codebook_size": 16, "codebook_dim": 2, "total_codebooks": 4}
 TestDac = suite(testing.CodecSuite, "Dac", "dac", **DAC, strides=[2, 4])

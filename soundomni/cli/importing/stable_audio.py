@@ -74,10 +74,13 @@ def _codec(weights: WeightFile, tree: Any, file: Path) -> CodecPart:
 
     from soundomni.core.assembly.uninitialized import without_memory
     from soundomni.experts.checkpoints.stable_audio_import import CodecPart
+    from soundomni.vae.checkpoints.same_names import MARK
     from soundomni.vae.checkpoints.stable_audio_config import parse_config
     from soundomni.vae.checkpoints.stable_audio_layouts import check_fit, find_autoencoder, read_parameter
     from soundomni.vae.oobleck import OobleckCodec
 
+    if any(name.endswith(MARK) for name in weights):
+        return _same(weights, tree, file)
     config = told(lambda: parse_config(tree), file)
     found = find_autoencoder(weights)
     with without_memory():
@@ -85,3 +88,17 @@ def _codec(weights: WeightFile, tree: Any, file: Path) -> CodecPart:
     check_fit(weights, found, expected)
     makers = {name: partial(read_parameter, weights, found, name) for name in expected}
     return CodecPart({**config.init_args, "sample_latents": True}, makers, found.used())
+
+
+def _same(weights: WeightFile, tree: Any, file: Path) -> CodecPart:
+    """Return the codec of a model of Stable Audio 3, checked against its config."""
+    from functools import partial
+
+    from soundomni.experts.checkpoints.stable_audio_import import CodecPart
+    from soundomni.vae.checkpoints.same_config import parse_config
+    from soundomni.vae.checkpoints.same_layouts import find_same, read_parameter
+
+    config = told(lambda: parse_config(tree), file)
+    found = find_same(weights, config.init_args)
+    makers = {name: partial(read_parameter, weights, found, name) for name in found.sources}
+    return CodecPart(config.init_args, makers, found.used(), plugin="same", implied=found.implied(), notes=config.notes)

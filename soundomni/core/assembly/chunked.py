@@ -1,9 +1,9 @@
 """Clips of any length through a codec, piece by piece: the same values as in one piece, in memory that does not grow.
 
 A clip can be cut anywhere if the codec says how far it looks (`Codec.receptive_field`). Each piece runs with that many
-extra frames on either side, and their output is dropped. At a clip's start and end there is no context: the piece ends
-where the clip does, so that the codec pads it as it pads the whole clip. Because of biases, encoding explicit silence
-gives a different result.
+extra frames on either side, or a few more if the codec counts groups of frames, and their output is dropped. At a clip's
+start and end there is no context: the piece ends where the clip does, so that the codec pads it as it pads the whole
+clip. Because of biases, encoding explicit silence gives a different result.
 
 With ratio R, E extra frames and a receptive field of c frames, frame t is computed from the samples of the blocks of R from t - E - c
 to t + c, and block t of decoded samples from the frames from t - c to t + E + c.
@@ -141,7 +141,7 @@ def iter_encoded(codec: Codec, blocks: Iterable[Tensor], *, chunk_frames: int) -
         DataError: there is no sample, or the codec refuses a block.
     """
     spec, field = codec.spec, _receptive_field(codec, chunk_frames)
-    window = _Window(unit=spec.downsampling_ratio, before=spec.extra_frames + field.encode, after=field.encode)
+    window = _Window(unit=spec.downsampling_ratio, before=spec.extra_frames + field.encode, after=field.encode, step=field.step)
 
     def total(num_samples: int) -> int:
         if num_samples < 1:
@@ -176,7 +176,7 @@ def iter_decoded(codec: Codec, blocks: Iterable[Tensor], *, chunk_frames: int) -
         DataError: the codec refuses a block.
     """
     spec, field = codec.spec, _receptive_field(codec, chunk_frames)
-    window = _Window(unit=1, before=field.decode, after=spec.extra_frames + field.decode)
+    window = _Window(unit=1, before=field.decode, after=spec.extra_frames + field.decode, step=field.step)
     ratio = spec.downsampling_ratio
 
     def total(num_frames: int) -> int:
@@ -199,12 +199,14 @@ class _Window:
     Args:
         unit: positions of an input unit.
         before, after: how many input units an output unit needs around its own.
+        step: a piece begins at a multiple of this many units.
     """
 
-    def __init__(self, *, unit: int, before: int, after: int) -> None:
+    def __init__(self, *, unit: int, before: int, after: int, step: int) -> None:
         self.unit = unit
         self.before = before
         self.after = after
+        self.step = step
         self.next = 0
         """The output unit that comes next."""
         self._start = 0
@@ -229,7 +231,7 @@ class _Window:
         piece = self._held[..., : (self.next + count + self.after - self._start) * self.unit]
         skip = self.next - self._start
         self.next += count
-        start = max(0, self.next - self.before)
+        start = max(0, self.next - self.before) // self.step * self.step
         self._held = self._held[..., (start - self._start) * self.unit :]
         self._start = start
         return piece, skip

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,12 +66,16 @@ class CodecPart:
         makers: parameter of the codec → how it is read.
         used: tensor of the file → parameters of the codec.
         plugin: name of the codec.
+        implied: tensor of the codec in the file that follows from the sizes → that it does.
+        notes: decisions that were made, for the report.
     """
 
     init_args: Mapping[str, Any]
     makers: Mapping[str, Callable[[], Tensor]]
     used: Mapping[str, list[str]]
     plugin: str = "oobleck"
+    implied: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ def import_stable_audio(weights: WeightFile, config: ModelConfig, codec: CodecPa
         parameters=sum(parameter.numel() for parameter in shell.parameters()),
         used=used,
         unused=unused | {names[name]: "follows from the sizes" for name in buffers},
-        notes=tuple(f"ignored {key} of the config" for key in config.unused),
+        notes=(*(f"ignored {key} of the config" for key in config.unused), *codec.notes),
     )
 
 
@@ -284,8 +288,8 @@ def _check(
     """Compare names, shapes and buffers before anything large is read. Return the other entries, and why they are not used."""
     wanted = {part.source: part.shape_from(shapes) for part in parts} | {name: tuple(one.shape) for name, one in buffers.items()}
     missing = sorted(wanted.keys() - names.keys())
-    taken = {names[name] for name in wanted if name in names} | set(codec.used)
-    unused = dict.fromkeys(weights.others, "not a tensor")
+    taken = {names[name] for name in wanted if name in names} | set(codec.used) | set(codec.implied)
+    unused = dict.fromkeys(weights.others, "not a tensor") | dict(codec.implied)
     unexpected = []
     for name in weights:
         bare = name.removeprefix(CONTAINER)

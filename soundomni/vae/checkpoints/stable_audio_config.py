@@ -9,7 +9,7 @@ codec cannot do are refused.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ NAMES = ("audio_vae.json", "model_config.json", "config.json")
 
 _DIFFUSERS_CLASS = "AutoencoderOobleck"
 BY = "the codec oobleck"
+SAME_TYPES = ("same", "taae_v2")
+"""Types of the encoder and decoder of Stable Audio 3, which are the codec `same`."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,17 @@ def read_config(path: str | Path) -> CodecConfig:
         SpecError: it cannot be read, is not such a config, has an unknown key or a wrong value, or asks for what the
             codec cannot do.
     """
+    return parse_file(path, parse_config)
+
+
+def parse_file(path: str | Path, parse: Callable[[Any], CodecConfig]) -> CodecConfig:
+    """Return what `parse` makes of a JSON file. Raise SpecError, with the name of the file, if it cannot be read or `parse` raises it."""
     try:
         tree = read_json(path)
     except (OSError, ValueError) as error:
         raise SpecError(f"'{path}' cannot be read as JSON: {message_of(error)}") from error
     try:
-        return parse_config(tree)
+        return parse(tree)
     except SpecError as error:
         raise SpecError(f"'{path}': {error}") from error
 
@@ -117,6 +124,28 @@ def parse_config(tree: Any) -> CodecConfig:
             "it is not a config of an autoencoder; expected the key 'model', of stable-audio-tools, or "
             f"'_class_name': '{_DIFFUSERS_CLASS}', found {', '.join(map(repr, list(tree)[:5])) or 'none'}"
         )
+    return _parse_autoencoder(autoencoder_part(tree))
+
+
+@dataclass(frozen=True)
+class AutoencoderPart:
+    """The section of a config of Stability's packages that describes the autoencoder, and what the rest says about it.
+
+    Args:
+        section: the section, nothing of it read.
+        sample_rate: sample rate in Hz.
+        audio_channels: audio channels; None if the config does not say it.
+        unused: keys outside the section that were not read.
+    """
+
+    section: Section
+    sample_rate: int
+    audio_channels: int | None
+    unused: tuple[str, ...]
+
+
+def autoencoder_part(tree: Mapping[str, Any]) -> AutoencoderPart:
+    """Find the autoencoder in its own config, or in that of a whole model. Raise SpecError if there is none."""
     top = Section(tree, "")
     sample_rate, kind = top.take("sample_rate", int), top.take("model_type", str, "")
     audio_channels = top.take("audio_channels", int, None)
@@ -124,34 +153,39 @@ def parse_config(tree: Any) -> CodecConfig:
     if "encoder" in model:
         if kind not in ("", "autoencoder"):
             raise SpecError(f"model_type is '{kind}'; expected 'autoencoder'")
-        unused = top.close(unused=("sample_size", "training"))
-        return _parse_autoencoder(model, sample_rate, audio_channels, unused)
+        return AutoencoderPart(model, sample_rate, audio_channels, tuple(top.close(unused=("sample_size", "training"))))
     pretransform = model.section("pretransform")
-    pretransform.expect("type", "autoencoder", by=BY)
+    pretransform.expect("type", "autoencoder", by="Stable Audio")
     autoencoder = pretransform.section("config")
     unused = top.close(others=True) + model.close(others=True)  # keys of the model's other networks
     unused += pretransform.close(unused=("scale", "iterate_batch", "chunked", "model_half", "enable_grad"))
-    return _parse_autoencoder(autoencoder, sample_rate, audio_channels, unused)
+    return AutoencoderPart(autoencoder, sample_rate, audio_channels, tuple(unused))
 
 
-def _parse_autoencoder(model: Section, sample_rate: int, audio_channels: int | None, unused: list[str]) -> CodecConfig:
+def _parse_autoencoder(part: AutoencoderPart) -> CodecConfig:
+    model, unused = part.section, list(part.unused)
+    encoder_section, decoder_section, bottleneck = (model.section(name) for name in ("encoder", "decoder", "bottleneck"))
+    kind = encoder_section.take("type", str, "")
+    if kind in SAME_TYPES:
+        raise SpecError(
+            f"{join(model.key, 'encoder.type')} is '{kind}', as in Stable Audio 3; expected 'oobleck'. Use `soundomni import same`"
+        )
     if "pretransform" in model:
         raise SpecError(f"{join(model.key, 'pretransform')} is given; expected none, because the codec oobleck takes waveforms")
     model.take("pretransform", Any, None)
-    encoder_section, decoder_section, bottleneck = (model.section(name) for name in ("encoder", "decoder", "bottleneck"))
     for section, kind in ((encoder_section, "oobleck"), (decoder_section, "oobleck"), (bottleneck, "vae")):
         section.expect("type", kind, by=BY)
     bottleneck.section("config").close()
     soft_clip = decoder_section.take("soft_clip", bool, False)
     encoder: _Encoder = encoder_section.section("config").fields(_Encoder)
     decoder: _Decoder = decoder_section.section("config").fields(_Decoder)
-    unused = unused + encoder_section.close(unused=("requires_grad",)) + decoder_section.close(unused=("requires_grad",))
+    unused += encoder_section.close(unused=("requires_grad",)) + decoder_section.close(unused=("requires_grad",))
     bottleneck.close()
     _check_coders(encoder, decoder, soft_clip, model.key)
     channels, ratio = encoder.in_channels, math.prod(encoder.strides)
-    _check_equal(
+    check_equal(
         {
-            "audio_channels": (audio_channels, channels),
+            "audio_channels": (part.audio_channels, channels),
             join(model.key, "io_channels"): (model.take("io_channels", int), channels),
             join(model.key, "in_channels"): (model.take("in_channels", int, None), channels),
             join(model.key, "out_channels"): (model.take("out_channels", int, None), channels),
@@ -164,7 +198,7 @@ def _parse_autoencoder(model: Section, sample_rate: int, audio_channels: int | N
     if soft_clip:
         notes += ("decoder.soft_clip is a tanh at the end of the decoder; it became final_tanh",)
     init_args = {
-        "sample_rate": sample_rate,
+        "sample_rate": part.sample_rate,
         "channels": channels,
         "base_channels": encoder.channels,
         "channel_multiples": encoder.c_mults,
@@ -188,7 +222,7 @@ def _check_coders(encoder: _Encoder, decoder: _Decoder, soft_clip: bool, key: st
     if soft_clip and decoder.final_tanh:
         raise SpecError(f"{join(key, 'decoder')} has both soft_clip and config.final_tanh; expected one of them: a tanh is applied once")
     name = join(key, "decoder.config")
-    _check_equal(
+    check_equal(
         {
             f"{name}.channels": (decoder.channels, encoder.channels),
             f"{name}.c_mults": (decoder.c_mults, encoder.c_mults),
@@ -206,7 +240,7 @@ def _parse_diffusers(top: Section) -> CodecConfig:
     given = {name: top.take(name, Any) for name in _Diffusers.__dataclass_fields__ if name in top}
     config: _Diffusers = convert(given, _Diffusers, "")
     unused = top.close(unused=("_class_name", "_diffusers_version", "_name_or_path"))
-    _check_equal(
+    check_equal(
         {
             "decoder_channels": (config.decoder_channels, config.encoder_hidden_size),
             "encoder_hidden_size": (config.encoder_hidden_size, 2 * config.decoder_input_channels),
@@ -225,7 +259,7 @@ def _parse_diffusers(top: Section) -> CodecConfig:
     return CodecConfig(init_args, tuple(unused), stride_notes(config.downsampling_ratios))
 
 
-def _check_equal(values: Mapping[str, tuple[Any, Any]]) -> None:
+def check_equal(values: Mapping[str, tuple[Any, Any]]) -> None:
     """Raise SpecError, which names the key, for a (given, expected) pair of different values; a missing value is
     fine."""
     for key, (given, expected) in values.items():

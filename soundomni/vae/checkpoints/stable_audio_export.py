@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from soundomni.core.errors import SpecError
 from soundomni.core.pretrained.weights import write_tensors
 from soundomni.vae.checkpoints.stable_audio_config import parse_config
-from soundomni.vae.checkpoints.stable_audio_layouts import DIFFUSERS, STABLE_AUDIO, to_layout
+from soundomni.vae.checkpoints.stable_audio_layouts import DIFFUSERS, to_layout
+from soundomni.vae.checkpoints.stable_audio_prefixes import STABLE_AUDIO
 from soundomni.vae.oobleck import OobleckCodec
 
 FILES = {STABLE_AUDIO: ("model.safetensors", "audio_vae.json"), DIFFUSERS: ("diffusion_pytorch_model.safetensors", "config.json")}

@@ -1,12 +1,5 @@
-"""Where the tensors of Stable Audio's autoencoder are in published checkpoints, and what else is there.
-
-| layout | prefix of the autoencoder |
-|---|---|
-| stable-audio-vae | none, or `state_dict.` for a checkpoint that was unwrapped |
-| full-model | `pretransform.model.`, next to the diffusion model and its conditioners |
-| full-training | `diffusion.pretransform.model.`, in a checkpoint of the diffusion model's training |
-| training-average, training | `autoencoder_ema.ema_model.` or else `autoencoder.`, next to the discriminator and the losses |
-| diffusers-oobleck | none; the modules are those of diffusers' AutoencoderOobleck |
+"""The tensors of Stable Audio's first autoencoder, Oobleck, in published checkpoints: in any layout of `stable_audio_prefixes`, or in
+diffusers' (`diffusers-oobleck`), whose modules are those of its AutoencoderOobleck.
 
 Every tensor of a file is either used, unused for a known reason, or unexpected; nothing may be unexpected or missing.
 """
@@ -18,46 +11,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from soundomni.core.errors import CheckpointError, amount, some
+from soundomni.core.errors import CheckpointError
 from soundomni.core.pretrained.foreign_weights import WeightFile, read_float32
 from soundomni.vae.checkpoints.oobleck_names import FOLDED, from_diffusers, is_diffusers, num_blocks, our_modules, split_name, to_diffusers
+from soundomni.vae.checkpoints.same_names import MARK as SAME_MARK
+from soundomni.vae.checkpoints.stable_audio_prefixes import STABLE_AUDIO, check_tensors, locate
 from soundomni.vae.weight_norm import DIRECTION, MAGNITUDE, split_weight
 
 Shape = tuple[int, ...]
 
-STABLE_AUDIO, DIFFUSERS = "stable-audio-vae", "diffusers-oobleck"
-
-CONTAINER = "state_dict."
-
-_LOSS = "a loss of its training"
-_NOT_TRAINED = {
-    "discriminator.": "the discriminator of its training",
-    "losses_gen.": _LOSS,
-    "losses_disc.": _LOSS,
-    "losses.": _LOSS,
-    "eval_losses.": _LOSS,
-    "sdstft.": _LOSS,
-    "lrstft.": _LOSS,
-    "teacher_model.": "the teacher of its training",
-    "autoencoder_ema.online_model.": "the last weights; their average is used instead",
-    "autoencoder_ema.initted": "a counter of the average",
-    "autoencoder_ema.step": "a counter of the average",
-}
-_PREFIXES: Mapping[str, tuple[str, Mapping[str, str]]] = {
-    "training-average": (
-        "autoencoder_ema.ema_model.",
-        _NOT_TRAINED | {"autoencoder.": "the last weights; their average is used instead"},
-    ),
-    "training": ("autoencoder.", _NOT_TRAINED),
-    "full-training": ("diffusion.pretransform.model.", {"diffusion.": "the diffusion model", "diffusion_ema.": "its average"}),
-    "full-model": (
-        "pretransform.model.",
-        {"model.": "the diffusion model", "conditioner.": "a conditioner of the diffusion model"},
-    ),
-    STABLE_AUDIO: ("", {}),
-}
-"""Layout → prefix of the autoencoder, and other prefixes → why they are unused; the first layout that occurs is
-taken."""
+DIFFUSERS = "diffusers-oobleck"
 
 
 @dataclass(frozen=True)
@@ -91,29 +54,13 @@ def find_autoencoder(weights: WeightFile) -> Found:
     Raises:
         CheckpointError: no tensor belongs to Oobleck, or one parameter occurs twice.
     """
-    container = CONTAINER if any(name.startswith(CONTAINER) for name in weights) else ""
-    inner = {name.removeprefix(container): name for name in weights if name.startswith(container)}
-    unused = dict.fromkeys(weights.others, "not a tensor")
-    unused |= {name: "kept next to the weights by the training" for name in weights if not name.startswith(container)}
-    layout = next((layout for layout, (prefix, _) in _PREFIXES.items() if num_blocks(_under(prefix, inner))), None)
-    if layout is None:
-        raise CheckpointError(
-            f"'{weights.path}' does not hold Stable Audio's autoencoder; expected tensors such as "
-            f"encoder.layers.1.layers.0.layers.1.weight_g under {', '.join(prefix for prefix, _ in _PREFIXES.values() if prefix)} "
-            f"or no prefix, found {amount(len(weights), 'other')} ({some(sorted(weights)) or 'none'})"
-        )
-    prefix, reasons = _PREFIXES[layout]
-    under = _under(prefix, inner)
-    sources, unexpected = _assign(weights, under)
-    for name, full in inner.items():
-        if not name.startswith(prefix):
-            reason = next((why for start, why in reasons.items() if name.startswith(start)), None)
-            if reason is None:
-                unexpected.append(full)
-            else:
-                unused[full] = reason
-    named = DIFFUSERS if is_diffusers(under) and layout == STABLE_AUDIO else layout
-    return Found(named, sources, unused, tuple(sorted(unexpected)))
+    if any(name.endswith(SAME_MARK) for name in weights):
+        raise CheckpointError(f"'{weights.path}' holds SAME, the autoencoder of Stable Audio 3, not Oobleck. Use `soundomni import same`")
+    example = "encoder.layers.1.layers.0.layers.1.weight_g"
+    located = locate(weights, num_blocks, what="Stable Audio's autoencoder", example=example)
+    sources, unexpected = _assign(weights, located.names)
+    named = DIFFUSERS if is_diffusers(located.names) and located.layout == STABLE_AUDIO else located.layout
+    return Found(named, sources, located.unused, tuple(sorted([*unexpected, *located.unexpected])))
 
 
 def shapes_of(weights: WeightFile, found: Found) -> dict[str, Shape]:
@@ -133,20 +80,7 @@ def check_fit(weights: WeightFile, found: Found, expected: Mapping[str, Shape]) 
     """Raise CheckpointError unless the file has exactly the parameters `expected`, name → shape, and no unexplained
     tensor."""
     given = shapes_of(weights, found)
-    told = {
-        "missing": sorted(expected.keys() - given.keys()),
-        "unexpected": sorted([*found.unexpected, *(found.source_of(name) for name in given.keys() - expected.keys())]),
-        "of another shape": [
-            f"{found.source_of(name)} {list(given[name])} instead of {list(expected[name])}"
-            for name in sorted(expected.keys() & given.keys())
-            if given[name] != expected[name]
-        ],
-    }
-    problems = [f"{len(names)} {what} ({some(names)})" for what, names in told.items() if names]
-    if problems:
-        raise CheckpointError(
-            f"'{weights.path}' does not fit the codec's sizes: of the {len(expected)} tensors of the autoencoder, {'; '.join(problems)}"
-        )
+    check_tensors(weights, given, expected, unexpected=found.unexpected, source_of=found.source_of)
 
 
 def load_state(weights: WeightFile, found: Found) -> dict[str, Tensor]:
@@ -201,10 +135,6 @@ def to_layout(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
         snake = layout == DIFFUSERS and parameter in ("alpha", "beta")
         renamed[f"{modules[module]}.{spelled.get(parameter, parameter)}"] = tensor[None, :, None] if snake else tensor
     return renamed
-
-
-def _under(prefix: str, names: Mapping[str, str]) -> dict[str, str]:
-    return {name.removeprefix(prefix): full for name, full in names.items() if name.startswith(prefix)}
 
 
 def _assign(weights: WeightFile, names: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
