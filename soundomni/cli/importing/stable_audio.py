@@ -1,4 +1,4 @@
-"""`soundomni import stable-audio`: Stable Audio Open, or another model of stable-audio-tools, as a model directory."""
+"""`soundomni import stable-audio`: Stable Audio Open, or another model of stable-audio-tools or diffusers, as a model directory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from soundomni.core.pretrained.foreign_weights import WeightFile
     from soundomni.experts.checkpoints.stable_audio_import import CodecPart, ImportedModel
 
-HELP = "import Stable Audio Open, or another diffusion transformer of stable-audio-tools, with its codec"
+HELP = "import Stable Audio Open, or another diffusion transformer of stable-audio-tools or diffusers, with its codec"
 CONFIG = "model_config.json"
 T = TypeVar("T")
 
@@ -23,14 +23,20 @@ T = TypeVar("T")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     reads_no_spec(parser)
-    parser.add_argument("source", metavar="SRC", help="checkpoint (safetensors, ckpt, pt, pth, bin), index of shards, or directory")
+    parser.add_argument(
+        "source",
+        metavar="SRC",
+        help="checkpoint (safetensors, ckpt, pt, pth, bin), index of shards, or directory; or a diffusers pipeline: a directory with "
+        "model_index.json and no checkpoint, or that file",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="model directory to write")
     parser.add_argument("--config", type=expanded, metavar="JSON", help=f"the model's config (default: {CONFIG} next to the weights)")
     parser.add_argument(
         "--text-encoder",
         type=expanded,
         metavar="DIR",
-        help="folder with the T5 that reads prompts (default: the one that the config names, in your Hub cache)",
+        help="folder with the T5 that reads prompts (default: text_encoder and tokenizer of a diffusers pipeline in SRC, otherwise the "
+        "one that the config names, in your Hub cache)",
     )
     parser.add_argument("--license", metavar="NAME", help="license of the weights, for the model card (default: unknown)")
 
@@ -43,15 +49,47 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 
 def _imported(args: argparse.Namespace) -> ImportedModel:
+    from soundomni.experts.checkpoints.stable_audio_diffusers_import import is_pipeline
+
+    source = Path(args.source)
+    encoder = None if args.text_encoder is None else str(Path(args.text_encoder).resolve())
+    return _pipeline(args, source, encoder) if is_pipeline(source) else _checkpoint(args, source, encoder)
+
+
+def _checkpoint(args: argparse.Namespace, source: Path, encoder: str | None) -> ImportedModel:
+    """Import a checkpoint of stable-audio-tools; the text encoder of a pipeline around it is used."""
+    from dataclasses import replace
+
     from soundomni.core.pretrained.foreign_weights import read_weights
+    from soundomni.experts.checkpoints.local_model import holds_pipeline
     from soundomni.experts.checkpoints.stable_audio_import import import_stable_audio
     from soundomni.experts.checkpoints.stable_audio_model_config import parse_model_config
 
-    encoder = None if args.text_encoder is None else str(Path(args.text_encoder).resolve())
-    weights = read_weights(args.source)
+    weights = read_weights(source)
     tree, named = _config(args)
     config = _told(lambda: parse_model_config(tree), named)
-    return import_stable_audio(weights, config, _codec(weights, tree, named), text_encoder=encoder)
+    notes: tuple[str, ...] = ()
+    folder = source if source.is_dir() else source.parent
+    if encoder is None and holds_pipeline(folder):
+        encoder, notes = str(folder.resolve()), (f"the text encoder is that of the diffusers pipeline in '{folder}'",)
+    imported = import_stable_audio(weights, config, _codec(weights, tree, named), text_encoder=encoder)
+    return replace(imported, notes=(*imported.notes, *notes))
+
+
+def _pipeline(args: argparse.Namespace, source: Path, encoder: str | None) -> ImportedModel:
+    """Import a pipeline of diffusers."""
+    from soundomni.cli.parsing import UsageError
+    from soundomni.experts.checkpoints.stable_audio_diffusers_config import check_index, read_file, read_pipeline
+    from soundomni.experts.checkpoints.stable_audio_diffusers_import import import_pipeline, read_part
+
+    if args.config is not None:
+        raise UsageError(f"--config only applies to checkpoints of stable-audio-tools; '{source}' is a diffusers pipeline. Leave it out")
+    folder = source if source.is_dir() else source.parent
+    check_index(folder)
+    config = Path("vae", "config.json")
+    weights = read_part(folder / "vae")
+    codec = _codec(weights, read_file(folder, str(config)), folder / config)
+    return import_pipeline(folder, read_pipeline(folder, codec.init_args, text_encoder=encoder), codec, weights)
 
 
 def _config(args: argparse.Namespace) -> tuple[Any, Path]:

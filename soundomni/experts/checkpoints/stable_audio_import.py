@@ -93,7 +93,14 @@ class ImportedModel:
     notes: tuple[str, ...]
 
 
-def import_stable_audio(weights: WeightFile, config: ModelConfig, codec: CodecPart, *, text_encoder: str | None = None) -> ImportedModel:
+def import_stable_audio(
+    weights: WeightFile,
+    config: ModelConfig,
+    codec: CodecPart,
+    *,
+    text_encoder: str | None = None,
+    sampler: Mapping[str, Any] | None = None,
+) -> ImportedModel:
     """Determine where every tensor of the model comes from.
 
     Args:
@@ -101,13 +108,15 @@ def import_stable_audio(weights: WeightFile, config: ModelConfig, codec: CodecPa
         config: its config.
         codec: its codec.
         text_encoder: folder of its T5; None looks for the one that the config names in the local Hub cache.
+        sampler: its sampler; None for the one with which stable-audio-tools uses such a model by default.
 
     Raises:
         CheckpointError: a tensor is missing, has another shape or another value than follows from the sizes, or is not explained by
             anything.
         SpecError: the text encoder cannot be found.
     """
-    spec = load_spec([_layer(config, codec, text_encoder)], base={})
+    layer = _layer(config, codec, text_encoder, SAMPLERS[config.objective] if sampler is None else sampler)
+    spec = load_spec([layer], base={})
     tokenizer = TextTokenizer.train([""], vocab_size=spec.of_model.tokenizer.vocab_size)
     with without_memory():
         shell = build_model(spec.of_model, vocab_size=tokenizer.vocab_size)
@@ -197,21 +206,25 @@ def write_imported(
     return report
 
 
-def _layer(config: ModelConfig, codec: CodecPart, text_encoder: str | None) -> dict[str, Any]:
-    """Return the spec that a config stands for, as plain data."""
+def _layer(config: ModelConfig, codec: CodecPart, text_encoder: str | None, sampler: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the spec that a config stands for, as plain data.
+
+    The prompt has the order of the condition tokens, and the modalities have that of the columns of the global embedding.
+    """
     name, scale = ("v-prediction" if config.objective == "v" else "flow-matching"), (1.0 if config.objective == "rf_denoiser" else 7.0)
     made = {
         "codec": {"class_path": "oobleck", "init_args": dict(codec.init_args)},
         "connector": "residual-linear",
         "objective": {"class_path": name, "init_args": {"timesteps": "uniform", "shows_known": config.inpaints}},
-        "sampler": SAMPLERS[config.objective],
+        "sampler": sampler,
         "guidance": {"scale": scale},
         "window": config.sample_size / config.sample_rate,
     }
-    texts = [one for one in config.conditions if one.kind == T5]
-    prompt = [{"text": "{caption}", "of": one.id} for one in texts]
-    prompt += [{"text": NUMBERS[one.id], "of": one.id} for one in config.conditions if one.kind == NUMBER]
-    modalities = {LATENT: made} | {one.id: _modality(one, text_encoder) for one in config.conditions}
+    prompt = [{"text": prompt_text(one.kind, one.id), "of": one.id} for one in config.conditions]
+    conditions = {one.id: one for one in config.conditions}
+    global_ids = iter(config.global_ids)
+    order = [next(global_ids) if one.is_global else one.id for one in config.conditions]
+    modalities = {LATENT: made} | {name: _modality(conditions[name], text_encoder) for name in order}
     backbone = {"class_path": "dit", "init_args": dict(config.backbone)}
     model = {"backbone": backbone, "router": "dense", "tokenizer": {"vocab_size": 261}, "modalities": modalities, "prompt": prompt}
     return {"model": model}
@@ -222,8 +235,14 @@ def _modality(condition: Condition, text_encoder: str | None) -> dict[str, Any]:
         number = {**condition.settings, "clamp": True}
         return {"encoder": {"class_path": "number", "init_args": number}, "connector": "linear", "enters": condition.enters}
     length = condition.settings["max_length"]
-    text = {"name": text_encoder or condition.settings["name"], "max_tokens": max(length, 512), "pad_to": length, "truncate": True}
+    text = {"name": condition.settings["name"], "max_tokens": max(length, 512), "pad_to": length, "truncate": True}
+    text |= {} if text_encoder is None else {"folder": text_encoder}
     return {"encoder": {"class_path": "t5", "init_args": text}, "connector": "identity", "enters": condition.enters}
+
+
+def prompt_text(kind: str, id: str) -> str:
+    """Return what a prompt says for a condition."""
+    return NUMBERS[id] if kind == NUMBER else "{caption}"
 
 
 def _names(weights: WeightFile) -> tuple[str, dict[str, str]]:
