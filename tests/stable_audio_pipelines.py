@@ -33,12 +33,16 @@ def tiny_tokenizer() -> Any:
 
 def tiny_pipeline(*, layers: int = 2, heads: int = 2, seen_dim: int = CONDITION_DIM, **scheduler: Any) -> Any:
     """A StableAudioPipeline; `seen_dim` says whether conditions are projected to the transformer's size, and the rest is its scheduler."""
-    from diffusers import AutoencoderOobleck, CosineDPMSolverMultistepScheduler, StableAudioDiTModel, StableAudioPipeline
-    from diffusers import StableAudioProjectionModel
-    from diffusers.utils import import_utils
+    from diffusers import (
+        AutoencoderOobleck,
+        CosineDPMSolverMultistepScheduler,
+        StableAudioDiTModel,
+        StableAudioPipeline,
+        StableAudioProjectionModel,
+    )
     from transformers import T5Config, T5EncoderModel
 
-    import_utils._kornia_available = False  # saving imports all of diffusers, and kornia is installed without what it needs itself
+    _use_no_kornia()
     text = T5Config(vocab_size=len(WORDS) + 4, d_model=CONDITION_DIM, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     transformer = StableAudioDiTModel(
         sample_size=FRAMES,
@@ -69,6 +73,23 @@ def tiny_pipeline(*, layers: int = 2, heads: int = 2, seen_dim: int = CONDITION_
         transformer=random_weights(transformer, 4, scale=0.1),
         scheduler=CosineDPMSolverMultistepScheduler(**scheduler),
     )
+
+
+def loaded(folder: Path) -> Any:
+    """The pipeline of a folder."""
+    from diffusers import StableAudioPipeline
+
+    _use_no_kornia()
+    pipeline = StableAudioPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _use_no_kornia() -> None:
+    """Saving and loading import all of diffusers; requirements/ has kornia for stable-audio-tools, without what it needs itself."""
+    from diffusers.utils import import_utils
+
+    import_utils._kornia_available = False
 
 
 def saved(folder: Path, **arguments: Any) -> Path:

@@ -214,7 +214,7 @@ def _conversion(folder: Path) -> str:
     if (folder / TOKENIZER).is_file() or not (folder / SLOW_TOKENIZER).is_file():
         return ""
     code = f"from transformers import AutoTokenizer as T; T.from_pretrained('{folder}').save_pretrained('{folder}')"
-    return f". Make {TOKENIZER} from its {SLOW_TOKENIZER} with transformers and sentencepiece: `python -c \"{code}\"`"
+    return f'. Make {TOKENIZER} from its {SLOW_TOKENIZER} with transformers and sentencepiece: `python -c "{code}"`'
 
 
 def _cached(name: str, revision: str | None) -> Path | None:

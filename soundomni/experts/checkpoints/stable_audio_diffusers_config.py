@@ -18,8 +18,16 @@ from soundomni.core.files.small_files import read_json
 from soundomni.core.pretrained.config_sections import Section
 from soundomni.experts.checkpoints.local_model import CONFIG, NETWORK_FOLDER, TOKENIZER_FOLDER
 from soundomni.experts.checkpoints.stable_audio_diffusers_layout import NUMBER_NAMES
-from soundomni.experts.checkpoints.stable_audio_model_config import LONGEST_TEXT, MODEL, NUMBER, T5, TRANSFORMER, USUAL_T5
-from soundomni.experts.checkpoints.stable_audio_model_config import Condition, ModelConfig
+from soundomni.experts.checkpoints.stable_audio_model_config import (
+    LONGEST_TEXT,
+    MODEL,
+    NUMBER,
+    T5,
+    TRANSFORMER,
+    USUAL_T5,
+    Condition,
+    ModelConfig,
+)
 from soundomni.experts.dit import LEAST_ROTATED, NUM_TIME_FEATURES
 from soundomni.experts.frozen_text import MOST_TOKENS
 
@@ -38,6 +46,18 @@ PROMPT = "prompt"
 """Name of the text, which has none in diffusers."""
 NUM_STEPS, GUIDANCE_SCALE = 100, 7.0
 """Defaults of the pipeline."""
+SAMPLER = "dpmpp-2m-sde"
+"""What the scheduler is here."""
+SIGMAS = (0.3, 500.0)
+"""Default range of the scheduler's noise."""
+SCHEDULER: Mapping[str, Any] = {
+    "sigma_schedule": "exponential",
+    "solver_order": 2,
+    "prediction_type": "v_prediction",
+    "solver_type": "midpoint",
+    "final_sigmas_type": "zero",
+}
+"""Settings of the scheduler, all defaults, without which it does not take the steps of SAMPLER."""
 LEAST_SIGMA = 70.0
 """Below this sigma_max, the noise that diffusers begins with is noticeably louder than here."""
 _PRIVATE = ("_class_name", "_diffusers_version", "_name_or_path")
@@ -197,19 +217,15 @@ def _transformer(section: Section, condition_dim: int, latent_dim: int) -> tuple
 def _scheduler(section: Section) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the sampler that takes the same steps, and what differs. The last step leads to 0, so its order does not matter."""
     _expect_class(section, "CosineDPMSolverMultistepScheduler")
-    by = "the sampler dpmpp-2m-sde"
-    least, most = section.take("sigma_min", float, 0.3), section.take("sigma_max", float, 500.0)
+    least, most = section.take("sigma_min", float, SIGMAS[0]), section.take("sigma_max", float, SIGMAS[1])
     if not 0 < least < most < float("inf"):
         raise SpecError(f"sigma_min is {least:g} and sigma_max is {most:g}; expected finite numbers above 0, the lower one first")
-    section.expect("sigma_data", 1.0, by=by, default=1.0)
-    section.expect("solver_order", 2, by=by, default=2)
-    expected = {"sigma_schedule": "exponential", "prediction_type": "v_prediction", "solver_type": "midpoint", "final_sigmas_type": "zero"}
-    for name, value in expected.items():
-        section.expect(name, value, by=by, default=value)
+    for name, value in {"sigma_data": 1.0, **SCHEDULER}.items():
+        section.expect(name, value, by=f"the sampler {SAMPLER}", default=value)
     for name, kind in {"num_train_timesteps": int, "rho": float, "lower_order_final": bool, "euler_at_final": bool}.items():
         section.take(name, kind, None)
     schedule = {"spacing": "exponential", "sigma_min": least, "sigma_max": most}
-    sampler = {"class_path": "dpmpp-2m-sde", "init_args": {"num_steps": NUM_STEPS, "schedule": schedule}}
+    sampler = {"class_path": SAMPLER, "init_args": {"num_steps": NUM_STEPS, "schedule": schedule}}
     louder = f"diffusers begins with noise of the deviation √(sigma_max² + 1), here it is sigma_max, {most:g}"
     return sampler, ((louder,) if most < LEAST_SIGMA else ())
 

@@ -37,7 +37,7 @@ from soundomni.core.spec.schema import Spec
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.experts.checkpoints.language_import import LazyState
 from soundomni.experts.checkpoints.stable_audio_layout import CODEC, CONDITIONERS, DIT, LATENT, Facts, Part, buffers_of, parts_of
-from soundomni.experts.checkpoints.stable_audio_model_config import NUMBER, NUMBERS, T5, Condition, ModelConfig
+from soundomni.experts.checkpoints.stable_audio_model_config import NUMBER, NUMBERS, Condition, ModelConfig
 
 KIND = "stable-audio"
 CONTAINER = "state_dict."
