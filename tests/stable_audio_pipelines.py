@@ -1,14 +1,23 @@
-"""Tiny random pipelines with Stable Audio Open, made of the classes of diffusers and transformers."""
+"""Tiny random pipelines with Stable Audio Open, made of the classes of diffusers and transformers, and checkpoints of the same weights.
+
+The names of stable-audio-tools are spelled out here a second time, and not asked of the library.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors.torch import save_file
+from stable_audio_files import SIZES, audio_vae, diffusers, flat, tiny_codec
+from torch import Tensor, nn
 
-CONDITION_DIM, HEAD_DIM, LATENT_DIM, RATE, HOP, FRAMES = 64, 64, 2, 8000, 8, 12
+CONDITION_DIM, HEAD_DIM, FRAMES, HOP = 64, 64, 12, 8
+LATENT_DIM, RATE = SIZES["latent_dim"], SIZES["sample_rate"]
+SECONDS = FRAMES * HOP / RATE
 WORDS = ("zero", "one", "two", "three", "four", "five")
 TEXT_LENGTH, MOST_SECONDS = 6, 8
 
@@ -57,16 +66,17 @@ def tiny_pipeline(*, layers: int = 2, heads: int = 2, seen_dim: int = CONDITION_
         global_states_input_dim=2 * CONDITION_DIM,
     )
     vae = AutoencoderOobleck(
-        encoder_hidden_size=2 * LATENT_DIM,
-        downsampling_ratios=[2, 4],
-        channel_multiples=[1, 2],
-        decoder_channels=2 * LATENT_DIM,
+        encoder_hidden_size=SIZES["base_channels"],
+        downsampling_ratios=SIZES["strides"],
+        channel_multiples=SIZES["channel_multiples"],
+        decoder_channels=SIZES["base_channels"],
         decoder_input_channels=LATENT_DIM,
-        audio_channels=2,
+        audio_channels=SIZES["channels"],
         sampling_rate=RATE,
     )
+    vae.load_state_dict(diffusers(tiny_codec()))
     return StableAudioPipeline(
-        vae=random_weights(vae, 1),
+        vae=vae,
         text_encoder=random_weights(T5EncoderModel(text), 2),
         projection_model=random_weights(StableAudioProjectionModel(CONDITION_DIM, CONDITION_DIM, 0, MOST_SECONDS), 3),
         tokenizer=tiny_tokenizer(),
@@ -96,3 +106,78 @@ def saved(folder: Path, **arguments: Any) -> Path:
     """Write a tiny pipeline."""
     tiny_pipeline(**arguments).save_pretrained(folder)
     return folder
+
+
+def checkpoint(pipeline: Any, folder: Path, *, global_ids: Sequence[str] = ("seconds_start", "seconds_total")) -> Path:
+    """Write the checkpoint and the config of stable-audio-tools of a pipeline; `global_ids` is the order of its global conditions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(checkpoint_tensors(pipeline, global_ids), folder / "model.safetensors")
+    transformer, vae = pipeline.transformer.config, audio_vae()
+    ids = ["seconds_start", "seconds_total"]
+    configs: list[dict[str, Any]] = [{"id": "prompt", "type": "t5", "config": {"t5_model_name": "t5-base", "max_length": TEXT_LENGTH}}]
+    configs += [{"id": name, "type": "number", "config": {"min_val": 0, "max_val": MOST_SECONDS}} for name in ids]
+    hidden_dim = transformer.num_attention_heads * HEAD_DIM
+    sizes = {
+        "io_channels": LATENT_DIM,
+        "embed_dim": hidden_dim,
+        "depth": transformer.num_layers,
+        "num_heads": transformer.num_attention_heads,
+        "cond_token_dim": CONDITION_DIM,
+        "global_cond_dim": 2 * CONDITION_DIM,
+        "project_cond_tokens": transformer.cross_attention_dim == hidden_dim,
+        "transformer_type": "continuous_transformer",
+    }
+    diffusion = {
+        "cross_attention_cond_ids": ["prompt", *ids],
+        "global_cond_ids": list(global_ids),
+        "diffusion_objective": "v",
+        "type": "dit",
+        "config": sizes,
+    }
+    model = {
+        "pretransform": {"type": "autoencoder", "iterate_batch": True, "config": vae["model"]},
+        "conditioning": {"configs": configs, "cond_dim": CONDITION_DIM},
+        "diffusion": diffusion,
+        "io_channels": LATENT_DIM,
+    }
+    top = {"sample_size": FRAMES * HOP, "sample_rate": RATE, "audio_channels": SIZES["channels"]}
+    (folder / "model_config.json").write_text(json.dumps({"model_type": "diffusion_cond", **top, "model": model}))
+    return folder
+
+
+def checkpoint_tensors(pipeline: Any, global_ids: Sequence[str] = ("seconds_start", "seconds_total")) -> dict[str, Tensor]:
+    """The tensors of a pipeline as stable-audio-tools has them."""
+    theirs = {name: tensor.detach().clone() for name, tensor in pipeline.transformer.state_dict().items()}
+    numbers = pipeline.projection_model.state_dict()
+    found = {"timestep_features.weight": theirs["time_proj.weight"][:, None]}
+    for ours, name in {
+        "to_timestep_embed": "timestep_proj",
+        "to_global_embed": "global_proj",
+        "to_cond_embed": "cross_attention_proj",
+    }.items():
+        found |= {key.replace(name, ours): tensor for key, tensor in theirs.items() if key.startswith(f"{name}.")}
+    if global_ids[0] == "seconds_total":
+        found["to_global_embed.0.weight"] = torch.cat(found["to_global_embed.0.weight"].chunk(2, dim=1)[::-1], dim=1)
+    found |= {f"{name}.weight": theirs[f"{name}.weight"] for name in ("preprocess_conv", "postprocess_conv")}
+    found |= {f"transformer.project_{way}.weight": theirs[f"proj_{way}.weight"] for way in ("in", "out")}
+    rotated = HEAD_DIM // 2
+    found["transformer.rotary_pos_emb.inv_freq"] = 1.0 / 10000 ** (torch.arange(0, rotated, 2).float() / rotated)
+    for layer in range(pipeline.transformer.config.num_layers):
+        own = {
+            key.removeprefix(f"transformer_blocks.{layer}."): one for key, one in theirs.items() if f"transformer_blocks.{layer}." in key
+        }
+        into = f"transformer.layers.{layer}."
+        for ours, name in {"pre_norm": "norm1", "cross_attend_norm": "norm2", "ff_norm": "norm3"}.items():
+            found |= {f"{into}{ours}.gamma": own[f"{name}.weight"], f"{into}{ours}.beta": own[f"{name}.bias"]}
+        found[f"{into}self_attn.to_qkv.weight"] = torch.cat([own[f"attn1.to_{kind}.weight"] for kind in "qkv"])
+        found[f"{into}cross_attn.to_kv.weight"] = torch.cat([own[f"attn2.to_{kind}.weight"] for kind in "kv"])
+        found[f"{into}cross_attn.to_q.weight"] = own["attn2.to_q.weight"]
+        found[f"{into}self_attn.to_out.weight"], found[f"{into}cross_attn.to_out.weight"] = (
+            own[f"attn{i}.to_out.0.weight"] for i in (1, 2)
+        )
+        found |= {f"{into}{key.replace('ff.net', 'ff.ff')}": tensor for key, tensor in own.items() if key.startswith("ff.net")}
+    tensors = {f"model.model.{name}": tensor.contiguous() for name, tensor in found.items()}
+    for ours, name in {"seconds_start": "start_number_conditioner", "seconds_total": "end_number_conditioner"}.items():
+        given = {key.split(".", 2)[2]: tensor for key, tensor in numbers.items() if key.startswith(name)}
+        tensors |= {f"conditioner.conditioners.{ours}.embedder.embedding.{key}": tensor.clone() for key, tensor in given.items()}
+    return tensors | flat(tiny_codec(), prefix="pretransform.model.")

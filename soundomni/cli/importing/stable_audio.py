@@ -87,8 +87,8 @@ def _pipeline(args: argparse.Namespace, source: Path, encoder: str | None) -> Im
     folder = source if source.is_dir() else source.parent
     check_index(folder)
     config = Path("vae", "config.json")
-    weights = read_part(folder / "vae")
-    codec = _codec(weights, read_file(folder, str(config)), folder / config)
+    tree, weights = read_file(folder, str(config)), read_part(folder / "vae")
+    codec = _codec(weights, tree, folder / config)
     return import_pipeline(folder, read_pipeline(folder, codec.init_args, text_encoder=encoder), codec, weights)
 
 
