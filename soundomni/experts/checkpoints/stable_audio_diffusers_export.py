@@ -82,13 +82,10 @@ def export_pipeline(
     write_t5(source.model, folder, max_length=prompt.settings["max_length"])
     _write_json(folder / INDEX_FILE, _index())
     _write_json(folder / "scheduler" / SCHEDULER_FILE, _scheduler(spec))
-    for prefix, tree in ((TRANSFORMER, _transformer(config, _hop(spec))), (PROJECTION, _projection(config)), (VAE, codec_config)):
-        place = folder / prefix.rstrip(".")
-        _write_json(place / CONFIG, {**tree, "_diffusers_version": VERSION})
-        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        write_tensors(
-            {name: tensor.detach().cpu().to(dtype).contiguous().clone() for name, tensor in own.items()}, place / WEIGHTS_FILES[0]
-        )
+    configs = {TRANSFORMER: _transformer(config, _hop(spec)), PROJECTION: _projection(config), VAE: codec_config}
+    for prefix, tree in configs.items():
+        _write_json(folder / prefix.rstrip(".") / CONFIG, {**tree, "_diffusers_version": VERSION})
+        _write_weights(tensors, prefix, folder, dtype)
     return (*notes_of(spec, by=BY, clamps=False, takes_main=False), *_sampling_notes(spec))
 
 
@@ -205,6 +202,13 @@ def _sampling_notes(spec: ModelSpec) -> list[str]:
     usual = GuidanceSpec()
     changed = [one.name for one in fields(usual) if one.name != "scale" and getattr(made.guidance, one.name) != getattr(usual, one.name)]
     return [*notes, *(f"guidance.{name} is {getattr(made.guidance, name)} here; {BY} has no such setting" for name in changed)]
+
+
+def _write_weights(tensors: Mapping[str, Tensor], prefix: str, folder: Path, dtype: torch.dtype) -> None:
+    """Write the tensors with a prefix into their folder. Rows of one weight stay views of it, which do not overlap."""
+    own = {name.removeprefix(prefix): one.detach() for name, one in tensors.items() if name.startswith(prefix)}
+    stored = {name: one.cpu().to(dtype).contiguous() for name, one in own.items()}
+    write_tensors(stored, folder / prefix.rstrip(".") / WEIGHTS_FILES[0])
 
 
 def _write_json(file: Path, tree: Mapping[str, Any]) -> None:
