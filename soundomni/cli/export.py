@@ -100,7 +100,7 @@ def _text(args: argparse.Namespace, told: dict[str, Any]) -> str:
 
 
 def _model(args: argparse.Namespace) -> dict[str, Any]:
-    """Write a model; return the step of its weights, if it comes from a run, and notes on what the other project does otherwise."""
+    """Write a model; return the step of its weights, if it comes from a run, and what the other project does otherwise."""
     import torch
 
     from soundomni.cli.folders import new_directory
@@ -124,7 +124,7 @@ def _model(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _stable_audio(model: SoundOmni, folder: Path, layout: str, dtype: Any) -> tuple[str, ...]:
-    """Write a model with its codec in the layout of stable-audio-tools or diffusers; return what the other project does otherwise."""
+    """Write a model for stable-audio-tools or diffusers, and return what that project does otherwise, one sentence each."""
     from soundomni.core.errors import SpecError
     from soundomni.core.spec.registry import validate_init_args
     from soundomni.experts.checkpoints.stable_audio_diffusers_export import export_pipeline
@@ -134,7 +134,8 @@ def _stable_audio(model: SoundOmni, folder: Path, layout: str, dtype: Any) -> tu
 
     codec = model.model.made().codec
     if not isinstance(codec, OobleckCodec):
-        raise SpecError(f"the codec is {type(codec).__name__}, but {layout} only has oobleck, so this model cannot be exported to it")
+        told = f"the codec is {type(codec).__name__}, but {layout} only has oobleck"
+        raise SpecError(f"{told}, so this model cannot be exported to it")
     arguments = validate_init_args("codec", model.spec.of_model.codec)
     if layout == DIFFUSERS:
         tensors, config = diffusers_codec(codec, arguments)

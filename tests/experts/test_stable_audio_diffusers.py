@@ -463,7 +463,7 @@ NOTED: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "another prompt": (
         {"prompt__0__text": "sound of {caption}"},
         {
-            name: f"model.prompt says 'sound of {{caption}}' for prompt, not '{{caption}}'; say the same to {name} with every prompt"
+            name: f"model.prompt writes 'sound of {{caption}}' for prompt, not '{{caption}}'; write the same for {name}"
             for name in ("stable-audio-tools", "diffusers")
         },
     ),
@@ -476,7 +476,7 @@ NOTED: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     ),
     "another sampler": (
         {f"{MADE}sampler__class_path": "dpmpp-3m-sde", f"{MADE}sampler__init_args": {"num_steps": 50}},
-        {"diffusers": "the sampler takes 50 steps here; say num_inference_steps=50 to diffusers"},
+        {"diffusers": "the sampler takes 50 steps here; pass num_inference_steps=50 to the pipeline"},
     ),
     "another guidance": (
         {f"{MADE}guidance": {"scale": 5.0, "rescale": 0.5}},

@@ -1,4 +1,4 @@
-"""`soundomni import stable-audio`: Stable Audio Open, or another model of stable-audio-tools or diffusers, as a model directory."""
+"""`soundomni import stable-audio`: a model of stable-audio-tools or diffusers, such as Stable Audio Open, as a model directory."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SRC",
-        help="checkpoint (safetensors, ckpt, pt, pth, bin), index of shards, or directory; or a diffusers pipeline: a directory with "
-        "model_index.json and no checkpoint, or that file",
+        help="checkpoint (safetensors, ckpt, pt, pth, bin), index of shards, or directory; or a diffusers pipeline: a "
+        "directory with model_index.json and no checkpoint, or that file",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="model directory to write")
     parser.add_argument("--config", type=expanded, metavar="JSON", help=f"the model's config (default: {CONFIG} next to the weights)")
@@ -35,8 +35,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--text-encoder",
         type=expanded,
         metavar="DIR",
-        help="folder with the T5 that reads prompts (default: text_encoder and tokenizer of a diffusers pipeline in SRC, otherwise the "
-        "one that the config names, in your Hub cache)",
+        help="folder with the T5 that reads prompts (default: text_encoder and tokenizer of a diffusers pipeline in SRC, "
+        "otherwise the one that the config names, in your Hub cache)",
     )
     parser.add_argument("--license", metavar="NAME", help="license of the weights, for the model card (default: unknown)")
 
@@ -83,7 +83,8 @@ def _pipeline(args: argparse.Namespace, source: Path, encoder: str | None) -> Im
     from soundomni.experts.checkpoints.stable_audio_diffusers_import import import_pipeline, read_part
 
     if args.config is not None:
-        raise UsageError(f"--config only applies to checkpoints of stable-audio-tools; '{source}' is a diffusers pipeline. Leave it out")
+        told = f"--config only applies to checkpoints of stable-audio-tools; '{source}' is a diffusers pipeline"
+        raise UsageError(f"{told}. Leave it out")
     folder = source if source.is_dir() else source.parent
     check_index(folder)
     config = Path("vae", "config.json")

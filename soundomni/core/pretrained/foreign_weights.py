@@ -94,12 +94,12 @@ class WeightFile(Mapping[str, Tensor]):
         return WeightFile(self.path, self.files, entries, self.others)
 
     def made_of(self, tensors: Mapping[str, tuple[tuple[int, ...], Callable[[], Tensor]]]) -> WeightFile:
-        """Return tensors that are made of those of this file when they are asked for: name → shape and how to make it."""
+        """Return tensors that are made of those of this file on demand: name → shape and how to make it."""
         return WeightFile(self.path, self.files, {name: _Entry(shape, load) for name, (shape, load) in tensors.items()})
 
 
 def join_weights(path: Path, parts: Mapping[str, WeightFile]) -> WeightFile:
-    """Return the tensors of several files as one, which errors call `path`; names of each file get a prefix, a key of `parts`."""
+    """Return the tensors of several files as one file, called `path` in errors; prefix of the names → file."""
     entries = {f"{prefix}{name}": part._entries[name] for prefix, part in parts.items() for name in part}
     others = [f"{prefix}{name}" for prefix, part in parts.items() for name in part.others]
     return WeightFile(path, tuple(file for part in parts.values() for file in part.files), entries, tuple(others))

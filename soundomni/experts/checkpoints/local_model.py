@@ -1,7 +1,7 @@
 """Pretrained models that encoders name but do not hold: found in a folder or in the Hub's local cache, never downloaded.
 
-A folder holds config.json, tokenizer.json and weights. A pipeline of diffusers holds the same files in the folders text_encoder and
-tokenizer.
+A folder holds config.json, tokenizer.json and weights. A pipeline of diffusers holds the same files in its folders text_encoder
+and tokenizer.
 
 Strangers may have written their files. Only sizes are read from a config, weights only from safetensors, and a network is compared
 with the shapes in its file before it takes any memory.
@@ -86,14 +86,15 @@ class LocalModel:
         found = found or _cached(name, revision)
         if found is None:
             raise SpecError(
-                f"{plugin}: name is '{name}'; expected a folder with {what}, or a Hub repository in the local cache. Nothing is "
-                f"downloaded: fetch it with `hf download {name}`, or give its folder"
+                f"{plugin}: name is '{name}'; expected a folder with {what}, or a Hub repository in the local cache. "
+                f"Nothing is downloaded: fetch it with `hf download {name}`, or give its folder"
             )
         is_pipeline = (found / NETWORK_FOLDER).is_dir()
         network, tokenizer = (NETWORK_FOLDER, TOKENIZER_FOLDER) if is_pipeline else ("", "")
         needed = [str(Path(tokenizer if file == TOKENIZER else network, file)) for file in files]
         missing = [file for file in needed if not (found / file).is_file()]
-        missing += [str(Path(network, WEIGHTS))] if not any((found / network / file).is_file() for file in (WEIGHTS, INDEX)) else []
+        has_weights = any((found / network / file).is_file() for file in (WEIGHTS, INDEX))
+        missing += [] if has_weights else [str(Path(network, WEIGHTS))]
         if not missing:
             return cls(plugin=plugin, what=what, name=name, folder=found / network, tokenizer_folder=found / tokenizer)
         told = f"{plugin}: {place(found)} lacks {', '.join(missing)}; expected {what} with weights as safetensors"

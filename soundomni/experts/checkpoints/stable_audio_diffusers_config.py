@@ -1,7 +1,7 @@
 """Configs of a diffusers pipeline with Stable Audio Open, read as that of the model, and its sampler.
 
-A key that a config omits has the default of diffusers. Unknown keys, and anything that cannot be computed here, are refused, with the
-name of the file.
+A key that a config omits has the default of diffusers. Unknown keys, and anything that cannot be computed here, are refused,
+with the name of the file.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ SCHEDULER: Mapping[str, Any] = {
     "final_sigmas_type": "zero",
 }
 """Settings of the scheduler, all defaults, without which it does not take the steps of SAMPLER."""
+IRRELEVANT = {"num_train_timesteps": int, "rho": float, "lower_order_final": bool, "euler_at_final": bool}
+"""Settings that then do not matter."""
 LEAST_SIGMA = 70.0
 """Below this sigma_max, the noise that diffusers begins with is noticeably louder than here."""
 _PRIVATE = ("_class_name", "_diffusers_version", "_name_or_path")
@@ -86,11 +88,12 @@ def read_pipeline(folder: Path, codec: Mapping[str, Any], *, text_encoder: str |
     Args:
         folder: the pipeline.
         codec: arguments of its codec.
-        text_encoder: folder of another T5 than its own; None for its own, or if it has none, the one that stable-audio-tools has by
-            default.
+        text_encoder: folder of another T5 than its own; None for its own, or if it has none, the one that stable-audio-tools
+            has by default.
 
     Raises:
-        SpecError: a file is missing or not such a config, has an unknown key or a wrong value, or asks for what cannot be computed here.
+        SpecError: a file is missing or not such a config, has an unknown key or a wrong value, or asks for what cannot be
+            computed here.
     """
     with _config(folder, f"projection_model/{CONFIG}") as projection:
         condition_dim, seconds = _projection(projection)
@@ -127,14 +130,15 @@ def check_index(folder: Path) -> None:
             is_absent = given == [None, None] and library == "transformers"
             if not is_absent and (len(given) != 2 or given[1] not in classes):
                 near = did_you_mean(str(given[-1]), classes) if given else ""
-                raise SpecError(f"{part} is {shown(given)}; expected {[library, classes[0]]}, the only one that {MODEL} has.{near}")
+                expected = f"{[library, classes[0]]}, the only one that {MODEL} has"
+                raise SpecError(f"{part} is {shown(given)}; expected {expected}.{near}")
 
 
 def read_file(folder: Path, name: str) -> Any:
     """Return the contents of a JSON file of a pipeline. Raise SpecError if it cannot be read."""
     file = folder / name
     if not file.is_file():
-        raise SpecError(f"'{folder}' has no {name}; expected a complete pipeline of diffusers, as save_pretrained writes it")
+        raise SpecError(f"'{folder}' has no {name}; expected all files of a diffusers pipeline, as save_pretrained writes it")
     try:
         return read_json(file)
     except (OSError, ValueError) as error:
@@ -167,12 +171,13 @@ def _projection(section: Section) -> tuple[int, Mapping[str, float]]:
     _expect_class(section, "StableAudioProjectionModel")
     text_dim, condition_dim = section.take("text_encoder_dim", int), section.take("conditioning_dim", int)
     if text_dim != condition_dim:
-        raise SpecError(f"text_encoder_dim is {text_dim}; expected {condition_dim}, because {MODEL} has no projection of texts")
+        told = f"text_encoder_dim is {text_dim}; expected {condition_dim}"
+        raise SpecError(f"{told}, the conditioning_dim, because {MODEL} has no projection of texts")
     return condition_dim, {"least": section.take("min_value", float), "most": section.take("max_value", float)}
 
 
 def _transformer(section: Section, condition_dim: int, latent_dim: int) -> tuple[int, dict[str, Any]]:
-    """Return the frames of a clip, and the arguments of the backbone. Raise SpecError for sizes that it does not have."""
+    """Return the frames of a clip, and the backbone's arguments. Raise SpecError for sizes that it does not have."""
     _expect_class(section, "StableAudioDiTModel")
     frames = section.take("sample_size", float, 1024.0)
     if frames != round(frames) or frames < 1:
@@ -215,14 +220,15 @@ def _transformer(section: Section, condition_dim: int, latent_dim: int) -> tuple
 
 
 def _scheduler(section: Section) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the sampler that takes the same steps, and what differs. The last step leads to 0, so its order does not matter."""
+    """Return the sampler that takes the same steps, and what differs. The last step leads to 0 in any order."""
     _expect_class(section, "CosineDPMSolverMultistepScheduler")
     least, most = section.take("sigma_min", float, SIGMAS[0]), section.take("sigma_max", float, SIGMAS[1])
     if not 0 < least < most < float("inf"):
-        raise SpecError(f"sigma_min is {least:g} and sigma_max is {most:g}; expected finite numbers above 0, the lower one first")
+        told = f"sigma_min is {least:g} and sigma_max is {most:g}"
+        raise SpecError(f"{told}; expected finite numbers above 0, the lower one first")
     for name, value in {"sigma_data": 1.0, **SCHEDULER}.items():
         section.expect(name, value, by=f"the sampler {SAMPLER}", default=value)
-    for name, kind in {"num_train_timesteps": int, "rho": float, "lower_order_final": bool, "euler_at_final": bool}.items():
+    for name, kind in IRRELEVANT.items():
         section.take(name, kind, None)
     schedule = {"spacing": "exponential", "sigma_min": least, "sigma_max": most}
     sampler = {"class_path": SAMPLER, "init_args": {"num_steps": NUM_STEPS, "schedule": schedule}}
@@ -247,7 +253,7 @@ def _longest_text(folder: Path) -> tuple[int, tuple[str, ...]]:
 
 
 def _text_encoder(folder: Path, other: str | None) -> tuple[str, str | None, tuple[str, ...]]:
-    """Return the name of the T5, the folder where it is, None for looking its name up, and a note if its name had to be assumed."""
+    """Return the name of the T5, its folder, None for looking the name up, and a note if the name had to be assumed."""
     if not (folder / NETWORK_FOLDER).is_dir():
         return USUAL_T5, other, (f"the pipeline has no {NETWORK_FOLDER}, which was assumed to be {USUAL_T5}",)
     found = other or str(folder.resolve())

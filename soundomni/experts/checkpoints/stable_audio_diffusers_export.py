@@ -7,7 +7,8 @@
 | scheduler | the noise schedule of the model's sampler |
 | text_encoder, tokenizer | a copy of the T5, see stable_audio_diffusers_t5.py |
 
-Anything that diffusers cannot compute is refused, so that nothing is lost. What it does otherwise around the network is returned as notes.
+Anything that diffusers cannot compute is refused, so that nothing is lost. What it does otherwise around the network is returned
+as notes.
 """
 
 from __future__ import annotations
@@ -90,17 +91,19 @@ def export_pipeline(
 
 
 def _checked(spec: ModelSpec) -> ModelConfig:
-    """Return the config of a spec, with the numbers in diffusers' order. Raise SpecError for anything that diffusers does not have."""
+    """Return the config of a spec, with the numbers in diffusers' order. Raise SpecError for what diffusers does not have."""
     config = config_of(spec, by=BY)
     made, backbone, key = spec.used[LATENT], config.backbone, f"model.modalities.{LATENT}"
     needed = {"conditioning": "prepend", "differential": False, "head_norm": "none", "num_memory": 0}
     check_has(BY, {f"model.backbone.{name}": (backbone[name], (value,)) for name, value in needed.items()})
     kind = None if made.objective is None else made.objective.class_path
-    check_has(BY, {f"{key}.objective": (kind, ("v-prediction",)), f"{key}.objective.shows_known": (config.inpaints, (False,))})
+    check_has(BY, {f"{key}.objective": (kind, ("v-prediction",))})
+    check_has(BY, {f"{key}.objective.shows_known": (config.inpaints, (False,))})
     head_dim = backbone["hidden_dim"] // backbone["num_heads"]
     if head_dim // 2 < LEAST_ROTATED:
+        given = f"model.backbone.num_heads is {backbone['num_heads']}"
         told = f"{BY} rotates half of the {head_dim} dimensions of a head, and this model more of them"
-        raise SpecError(f"model.backbone.num_heads is {backbone['num_heads']}, but {told}, so this model cannot be exported to it")
+        raise SpecError(f"{given}, but {told}, so this model cannot be exported to it")
     _check_conditions(config)
     if config.sample_size % _hop(spec):
         told = f"{config.sample_size / _hop(spec):g} frames, but {BY} only has whole ones"
@@ -112,8 +115,9 @@ def _check_conditions(config: ModelConfig) -> None:
     """Raise SpecError unless a model has the conditions of a pipeline: a text and two numbers of the same range."""
     numbers = {one.id: one.settings for one in config.conditions if one.kind == NUMBER}
     if numbers.keys() != NUMBER_NAMES.keys() or len(config.conditions) != len(numbers) + 1:
-        told = f"the conditions of the model are {', '.join(one.id for one in config.conditions)}"
-        raise SpecError(f"{told}, but {BY} only has one text, {' and '.join(NUMBER_NAMES)}, so this model cannot be exported to it")
+        given = f"the conditions of the model are {', '.join(one.id for one in config.conditions)}"
+        told = f"{BY} only has one text, {' and '.join(NUMBER_NAMES)}"
+        raise SpecError(f"{given}, but {told}, so this model cannot be exported to it")
     ways = {T5: "cross", NUMBER: "cross+global"}
     check_has(BY, {f"model.modalities.{one.id}.enters": (one.enters, (ways[one.kind],)) for one in config.conditions})
     start, total = (numbers[name] for name in NUMBER_NAMES)
@@ -162,7 +166,7 @@ def _projection(config: ModelConfig) -> dict[str, Any]:
 
 
 def _scheduler(spec: ModelSpec) -> dict[str, Any]:
-    """Return the config of the scheduler, with the noise schedule of the sampler, or the usual one if it has another kind."""
+    """Return the config of the scheduler, with the sampler's noise schedule, or the usual one if it is of another kind."""
     schedule = _schedule(spec)
     least, most = (schedule["sigma_min"], schedule["sigma_max"]) if schedule.get("spacing") == "exponential" else SIGMAS
     return {
@@ -184,24 +188,30 @@ def _schedule(spec: ModelSpec) -> Mapping[str, Any]:
 
 
 def _sampling_notes(spec: ModelSpec) -> list[str]:
-    """Return what to say to the pipeline so that it samples as the model does, and what it cannot do."""
+    """Return what to pass to the pipeline so that it samples as the model does, and what it cannot do."""
     made, notes = spec.used[LATENT], []
-    sampler, schedule = made.sampler, _schedule(spec)
-    same = {"eta": 1.0, "s_noise": 1.0}
-    if sampler is not None:
-        given = sampler.init_args
-        steps_alike = sampler.class_path == SAMPLER and all(given[name] == value for name, value in same.items())
-        if not steps_alike or schedule["spacing"] != "exponential" or schedule["rho"] != 1.0:
-            notes.append(
-                f"the sampler is '{sampler.class_path}' here; {BY} takes the steps of {SAMPLER}, and has no other for this pipeline"
-            )
+    if made.sampler is not None:
+        name, given = made.sampler.class_path, made.sampler.init_args
+        if name != SAMPLER or not _takes_usual_steps(given):
+            notes.append(f"the sampler is '{name}' here; {BY} takes the steps of {SAMPLER} with eta and s_noise 1")
         if given.get("num_steps", NUM_STEPS) != NUM_STEPS:
-            notes.append(f"the sampler takes {given['num_steps']} steps here; say num_inference_steps={given['num_steps']} to {BY}")
-    if made.guidance.scale != GUIDANCE_SCALE:
-        notes.append(f"guidance.scale is {made.guidance.scale:g} here; say guidance_scale={made.guidance.scale:g} to {BY}")
-    usual = GuidanceSpec()
-    changed = [one.name for one in fields(usual) if one.name != "scale" and getattr(made.guidance, one.name) != getattr(usual, one.name)]
-    return [*notes, *(f"guidance.{name} is {getattr(made.guidance, name)} here; {BY} has no such setting" for name in changed)]
+            steps = given["num_steps"]
+            notes.append(f"the sampler takes {steps} steps here; pass num_inference_steps={steps} to the pipeline")
+    guidance, usual = made.guidance, GuidanceSpec()
+    if guidance.scale != GUIDANCE_SCALE:
+        notes.append(f"guidance.scale is {guidance.scale:g} here; pass guidance_scale={guidance.scale:g} to the pipeline")
+    for name in (field.name for field in fields(usual) if field.name != "scale"):
+        value = getattr(guidance, name)
+        if value != getattr(usual, name):
+            notes.append(f"guidance.{name} is {value} here; {BY} has no such setting")
+    return notes
+
+
+def _takes_usual_steps(arguments: Mapping[str, Any]) -> bool:
+    """Return whether arguments of SAMPLER are those that the scheduler can have."""
+    schedule = arguments["schedule"]
+    given = (schedule["spacing"], schedule["rho"], arguments["eta"], arguments["s_noise"])
+    return given == ("exponential", 1.0, 1.0, 1.0)
 
 
 def _write_weights(tensors: Mapping[str, Tensor], prefix: str, folder: Path, dtype: torch.dtype) -> None:

@@ -1,11 +1,11 @@
-"""A diffusers pipeline with Stable Audio Open as a model directory: the same as its checkpoint of stable-audio-tools gives.
+"""A diffusers pipeline with Stable Audio Open as the model directory that its checkpoint of stable-audio-tools gives.
 
 | folder | what is read |
 |---|---|
-| transformer, projection_model | config.json and diffusion_pytorch_model.safetensors, or .bin; whole, or in shards with an index |
+| transformer, projection_model | config.json and diffusion_pytorch_model.safetensors, or .bin, or shards with an index |
 | vae | the same, see soundomni/vae/checkpoints |
 | scheduler | scheduler_config.json |
-| text_encoder, tokenizer | only the number of tokens and the name of the T5; the encoder `t5` reads the rest from there |
+| text_encoder, tokenizer | the name of the T5 and the number of tokens; the encoder `t5` reads the rest from there |
 """
 
 from __future__ import annotations
@@ -25,17 +25,19 @@ from soundomni.experts.checkpoints.stable_audio_import import CodecPart, Importe
 from soundomni.experts.checkpoints.stable_audio_layout import Shape, buffers_of
 
 LAYOUT = "diffusers"
-WEIGHTS_FILES = tuple(f"diffusion_pytorch_model{ending}" for ending in (".safetensors", ".safetensors.index.json", ".bin"))
+WEIGHTS = "diffusion_pytorch_model"
+WEIGHTS_FILES = (f"{WEIGHTS}.safetensors", f"{WEIGHTS}.safetensors.index.json", f"{WEIGHTS}.bin")
 
 
 def is_pipeline(source: Path) -> bool:
-    """Return whether a source is a diffusers pipeline: a model_index.json, or a folder with one and without weights of its own.
+    """Return whether a source is a diffusers pipeline: a model_index.json, or a folder with one and without weights.
 
     The Hub repository of Stable Audio Open is both; its checkpoint is then the source.
     """
     if source.name == INDEX_FILE:
         return True
-    return (source / INDEX_FILE).is_file() and not any(file.suffix in (SAFE_SUFFIX, *PICKLE_SUFFIXES) for file in source.iterdir())
+    suffixes = (SAFE_SUFFIX, *PICKLE_SUFFIXES)
+    return (source / INDEX_FILE).is_file() and not any(file.suffix in suffixes for file in source.iterdir())
 
 
 def read_part(folder: Path) -> WeightFile:
@@ -53,7 +55,8 @@ def import_pipeline(folder: Path, pipeline: Pipeline, codec: CodecPart, codec_we
         codec_weights: the file that the codec is read from.
 
     Raises:
-        CheckpointError: a tensor is missing, has another shape, is not explained by anything, or is the bias of a norm and not zero.
+        CheckpointError: a tensor is missing, has another shape, is not explained by anything, or is the bias of a norm and
+            not zero.
         SpecError: the text encoder cannot be found.
     """
     parts = {prefix: read_part(folder / prefix.rstrip(".")) for prefix in (TRANSFORMER, PROJECTION)}
@@ -83,7 +86,8 @@ def import_pipeline(folder: Path, pipeline: Pipeline, codec: CodecPart, codec_we
 
 def _check(weights: WeightFile, pieces: Iterable[Piece], biases: Mapping[str, str], hidden_dim: int) -> None:
     """Raise CheckpointError unless a pipeline has exactly these tensors, and norms without biases."""
-    wanted: dict[str, Shape] = {name: piece.shape for piece in pieces for name in piece.theirs} | dict.fromkeys(biases, (hidden_dim,))
+    wanted: dict[str, Shape] = {name: piece.shape for piece in pieces for name in piece.theirs}
+    wanted |= dict.fromkeys(biases, (hidden_dim,))
     problems = {
         "missing": sorted(wanted.keys() - weights.keys()),
         "unexpected": sorted(weights.keys() - wanted.keys()),
@@ -95,7 +99,8 @@ def _check(weights: WeightFile, pieces: Iterable[Piece], biases: Mapping[str, st
     }
     told = [f"{len(found)} {what} ({some(found)})" for what, found in problems.items() if found]
     if told:
-        raise CheckpointError(f"'{weights.path}' does not fit its configs: of the {len(wanted)} tensors of the model, {'; '.join(told)}")
+        start = f"'{weights.path}' does not fit its configs: of the {len(wanted)} tensors"
+        raise CheckpointError(f"{start} of the model, {'; '.join(told)}")
     for name in biases:
         if read_floating(weights, name).any():
             raise CheckpointError(

@@ -6,10 +6,8 @@
 | projection_model | `projection_model.` | the two numbers of seconds |
 | vae | `vae.` | the codec, see soundomni/vae/checkpoints |
 
-diffusers has separate weights of queries, keys and values, which are the rows of one weight in stable-audio-tools. Its norms have biases,
-which are zero, and rotary frequencies are not stored.
-
-Shapes: E hidden dimensions, F condition dimensions, C dimensions of the conditions that layers see, D latent dimensions.
+diffusers has separate weights of queries, keys and values, which are the rows of one weight in stable-audio-tools. Its norms have
+biases, which are zero, and rotary frequencies are not stored.
 """
 
 from __future__ import annotations
@@ -25,7 +23,10 @@ from soundomni.experts.checkpoints.stable_audio_model_config import NUM_FREQUENC
 from soundomni.experts.dit import MLP_RATIO, NUM_TIME_FEATURES
 
 TRANSFORMER, PROJECTION, VAE = "transformer.", "projection_model.", "vae."
-NUMBER_NAMES: Mapping[str, str] = {"seconds_start": "start_number_conditioner", "seconds_total": "end_number_conditioner"}
+NUMBER_NAMES: Mapping[str, str] = {
+    "seconds_start": "start_number_conditioner",
+    "seconds_total": "end_number_conditioner",
+}
 """Number → what diffusers calls its module, in the order in which both enter globally."""
 NORMS: Mapping[str, str] = {"pre_norm": "norm1", "cross_attend_norm": "norm2", "ff_norm": "norm3"}
 """Norm of a layer in stable-audio-tools → in diffusers."""
@@ -67,9 +68,9 @@ def pieces_of(config: ModelConfig) -> list[Piece]:
     """Return the tensors of a model, without those of its codec and without the biases of norms."""
     backbone, latent_dim, condition_dim = config.backbone, config.latent_dim, config.condition_dim
     hidden_dim: int = backbone["hidden_dim"]
-    seen_dim = hidden_dim if backbone["project_conditions"] else condition_dim
+    seen_dim, num_times = hidden_dim if backbone["project_conditions"] else condition_dim, NUM_TIME_FEATURES // 2
     found = [
-        Piece(f"{DIT}timestep_features.weight", (f"{TRANSFORMER}time_proj.weight",), (NUM_TIME_FEATURES // 2,), adds_axis=True),
+        Piece(f"{DIT}timestep_features.weight", (f"{TRANSFORMER}time_proj.weight",), (num_times,), adds_axis=True),
         *_linear("to_timestep_embed.0", "timestep_proj.0", (hidden_dim, NUM_TIME_FEATURES), bias=True),
         *_linear("to_timestep_embed.2", "timestep_proj.2", (hidden_dim, hidden_dim), bias=True),
         *_linear("to_global_embed.0", "global_proj.0", (hidden_dim, condition_dim * len(NUMBER_NAMES))),
@@ -115,7 +116,7 @@ def _layer(layer: int, hidden_dim: int, seen_dim: int) -> Iterator[Piece]:
 
 
 def _linear(ours: str, theirs: str, shape: Shape, *, bias: bool = False, rows: Sequence[str] = ()) -> Iterator[Piece]:
-    """Yield the weight of a layer, and its bias; `rows` are the layers below `theirs` that are its rows, each of the shape."""
+    """Yield the weight of a layer, and its bias; `rows` are the layers below `theirs`, each of the shape, that are its rows."""
     names = [f"{TRANSFORMER}{theirs}.{row}.weight" for row in rows] or [f"{TRANSFORMER}{theirs}.weight"]
     yield Piece(f"{DIT}{ours}.weight", tuple(names), shape)
     if bias:

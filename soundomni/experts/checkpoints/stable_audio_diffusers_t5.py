@@ -23,7 +23,8 @@ ENCODER = ("shared.", "encoder.")
 """Beginnings of the names of an encoder's tensors."""
 OTHERS = ("special_tokens_map.json", "added_tokens.json", "spiece.model")
 """Files of a tokenizer that are copied if they are there."""
-USUAL = {"tokenizer_class": "T5TokenizerFast", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "extra_ids": 0}
+MARKS = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+USUAL = {"tokenizer_class": "T5TokenizerFast", **MARKS, "extra_ids": 0}
 """What the config of a tokenizer says if there is none."""
 ALGORITHM = "Unigram"
 """The only kind of tokenizer that transformers' T5 tokenizer can be."""
@@ -44,8 +45,8 @@ def write_t5(model: LocalModel, folder: Path, *, max_length: int) -> None:
     tokenizer, network = folder / TOKENIZER_FOLDER, folder / NETWORK_FOLDER
     kind = _tree(model.tokenizer_folder / TOKENIZER).get("model", {}).get("type")
     if kind != ALGORITHM:
-        told = f"{place(model.tokenizer_folder / TOKENIZER)} is a tokenizer of the type {shown(kind)}; expected {ALGORITHM}"
-        raise SpecError(f"{told}, as every T5 has it. A pipeline of diffusers cannot have this one")
+        told = f"{place(model.tokenizer_folder / TOKENIZER)} is a tokenizer of the type {shown(kind)}"
+        raise SpecError(f"{told}; expected {ALGORITHM}, as every T5 has it. diffusers cannot have this one")
     tokenizer.mkdir()
     network.mkdir()
     shutil.copyfile(model.tokenizer_folder / TOKENIZER, tokenizer / TOKENIZER)

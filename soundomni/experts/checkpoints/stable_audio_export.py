@@ -5,8 +5,8 @@
 | model.safetensors | all weights under stable-audio-tools' names, the codec's too |
 | model_config.json | their config of the model |
 
-Anything that stable-audio-tools cannot compute is refused, so that nothing is lost. What it does otherwise around the network is returned
-as notes.
+Anything that stable-audio-tools cannot compute is refused, so that nothing is lost. What it does otherwise around the network is
+returned as notes.
 """
 
 from __future__ import annotations
@@ -113,11 +113,12 @@ def check_has(by: str, values: Mapping[str, tuple[Any, Collection[Any]]]) -> Non
     """
     for key, (value, possible) in values.items():
         if value not in possible:
-            raise SpecError(f"{key} is {value!r}, but {by} only has {next(iter(possible))!r}, so this model cannot be exported to it")
+            told = f"{key} is {value!r}, but {by} only has {next(iter(possible))!r}"
+            raise SpecError(f"{told}, so this model cannot be exported to it")
 
 
 def config_of(model: ModelSpec, *, by: str) -> ModelConfig:
-    """Return the config that a resolved spec stands for. Raise SpecError for a part that `by`, the other project, does not have."""
+    """Return the config that a resolved spec stands for. Raise SpecError for a part that `by`, the other project, lacks."""
     made = model.used.get(LATENT)
     given: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
         "model.backbone": (model.backbone.class_path, ("dit",)),
@@ -151,8 +152,8 @@ def _crossing(model: ModelSpec, names: Sequence[str], *, by: str) -> list[str]:
     """Return the names of conditions in the order of the prompt. Raise SpecError unless it gives each of them once."""
     given = [template.of or "text" for template in model.prompt]
     if sorted(given) != sorted(names):
-        told = f"model.prompt gives {', '.join(given) or 'nothing'}; expected {', '.join(names)}, each once, because {by} gives"
-        raise SpecError(f"{told} every condition once. This model cannot be exported to it")
+        told = f"model.prompt gives {', '.join(given) or 'nothing'}; expected {', '.join(names)}, each once"
+        raise SpecError(f"{told}, because {by} gives every condition once. This model cannot be exported to it")
     return given
 
 
@@ -183,7 +184,8 @@ def _condition(name: str, spec: ModalitySpec, *, by: str) -> Condition:
     needed = {"features": "learned", "num_frequencies": NUM_FREQUENCIES} if kind == NUMBER else {}
     check_has(by, {f"{key}.encoder.{argument}": (arguments[argument], (value,)) for argument, value in needed.items()})
     if kind == T5 and arguments["pad_to"] is None:
-        raise SpecError(f"{key}.encoder.pad_to is null, but {by} pads all texts, so this model cannot be exported to it")
+        told = f"{key}.encoder.pad_to is null, but {by} pads all texts"
+        raise SpecError(f"{told}, so this model cannot be exported to it")
     names = ("least", "most") if kind == NUMBER else ("name", "pad_to")
     settings = {other: arguments[own] for own, other in zip(names, names if kind == NUMBER else ("name", "max_length"), strict=True)}
     ways = spec.enters.split("+")
@@ -240,5 +242,6 @@ def _conditioner(condition: Condition) -> dict[str, Any]:
     if name not in T5_MODELS:
         key = f"model.modalities.{condition.id}.encoder"
         told = f"{key}.name is '{name}'; expected one of {', '.join(T5_MODELS)}, the only ones that {BY} loads."
-        raise SpecError(f"{told}{did_you_mean(name, T5_MODELS)} Set it to the one that this is, and {key}.folder to its folder")
+        advice = f"Set it to the one that this is, and {key}.folder to its folder"
+        raise SpecError(f"{told}{did_you_mean(name, T5_MODELS)} {advice}")
     return {"id": condition.id, "type": T5, "config": {"t5_model_name": name, "max_length": settings["max_length"]}}

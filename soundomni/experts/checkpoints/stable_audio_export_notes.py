@@ -1,4 +1,4 @@
-"""What other projects do otherwise around the network of an exported model. The network itself computes the same there."""
+"""What other projects do otherwise around the network of an exported model. The network itself computes the same."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ def notes_of(model: ModelSpec, *, by: str, clamps: bool = True, takes_main: bool
         takes_main: whether it always takes a T5 from the main branch of its repository.
     """
     encoders = {name: one.encoder for name, one in model.used.items() if one.encoder is not None}
-    notes = [note for name, slot in encoders.items() for note in _encoder(name, slot, by, clamps=clamps, takes_main=takes_main)]
+    notes: list[str] = []
+    for name, slot in encoders.items():
+        notes += _encoder(name, slot, by, clamps=clamps, takes_main=takes_main)
     for template in model.prompt:
         slot = encoders[template.of or ""]
         usual = "{caption}" if slot.class_path == T5 else NUMBERS.get(template.of or "")
         if usual is not None and template.text != usual:
-            notes.append(f"model.prompt says '{template.text}' for {template.of}, not '{usual}'; say the same to {by} with every prompt")
+            told = f"model.prompt writes '{template.text}' for {template.of}, not '{usual}'"
+            notes.append(f"{told}; write the same for {by}")
     made = model.used[LATENT]
     if made.codec is not None and not made.codec.init_args["sample_latents"]:
         notes.append(f"the codec encodes clips as the mean of their latents here; {by} draws a sample of them")
