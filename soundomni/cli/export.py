@@ -18,10 +18,10 @@ HELP = "write a run or model as a model directory, or in the layout of another p
 
 DTYPES = ("float32", "float16", "bfloat16")
 MODEL, ORIGINAL, ADAPTER = "model", "soundomni", "peft-adapter"
-STABLE_AUDIO = "stable-audio-tools"
+STABLE_AUDIO, DIFFUSERS = "stable-audio-tools", "diffusers"
 SAME = ("same", "diffusers-same")
 CODECS = ("stable-audio-vae", "diffusers-oobleck", *SAME)
-FORMATS = (MODEL, ORIGINAL, STABLE_AUDIO, ADAPTER, *CODECS)
+FORMATS = (MODEL, ORIGINAL, STABLE_AUDIO, DIFFUSERS, ADAPTER, *CODECS)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=FORMATS,
         default=MODEL,
         help="model: a model directory (default); soundomni: the layout of the original research code; stable-audio-tools: its "
-        "checkpoint and config, for a diffusion transformer; peft-adapter: only "
+        "checkpoint and config, for a diffusion transformer; diffusers: a pipeline, for the same; peft-adapter: only "
         "the adapters of a run, one folder per expert stream; stable-audio-vae, diffusers-oobleck, same or diffusers-same: only the codec",
     )
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="data type of a model's weights (default: float32)")
@@ -93,15 +93,15 @@ def _push(args: argparse.Namespace) -> dict[str, str]:
     return {} if args.push is None else {"pushed": push(Path(args.out), args.push, private=args.private)}
 
 
-def _text(args: argparse.Namespace, told: dict[str, int]) -> str:
+def _text(args: argparse.Namespace, told: dict[str, Any]) -> str:
     what = "the codec" if args.format in CODECS else "the adapters" if args.format == ADAPTER else "the weights"
     step = f" of step {told['step']}" if "step" in told else f" of {args.source}"
     layout = "" if args.format == MODEL else f", in the layout {args.format}"
-    return f"{args.out}: {what}{step}{layout}"
+    return "\n".join([f"{args.out}: {what}{step}{layout}", *told.get("notes", ())])
 
 
-def _model(args: argparse.Namespace) -> dict[str, int]:
-    """Write a model and return the step of its weights, if it comes from a run."""
+def _model(args: argparse.Namespace) -> dict[str, Any]:
+    """Write a model; return the step of its weights, if it comes from a run, and what the other project does otherwise."""
     import torch
 
     from soundomni.cli.folders import new_directory
@@ -118,28 +118,31 @@ def _model(args: argparse.Namespace) -> dict[str, int]:
     out = new_directory(args.out)
     model, told = _load(args)
     with replacing(out) as folder:
-        if args.format == STABLE_AUDIO:
-            _stable_audio(model, folder, dtype)
-        else:
+        if args.format == ORIGINAL:
             export_soundomni(model, folder, dtype=dtype)
-    return told
+            return told
+        return told | {"notes": list(_stable_audio(model, folder, args.format, dtype))}
 
 
-def _stable_audio(model: SoundOmni, folder: Path, dtype: Any) -> None:
-    """Write a model with its codec in the layout of stable-audio-tools."""
+def _stable_audio(model: SoundOmni, folder: Path, layout: str, dtype: Any) -> tuple[str, ...]:
+    """Write a model for stable-audio-tools or diffusers, and return what that project does otherwise, one sentence each."""
     from soundomni.core.errors import SpecError
     from soundomni.core.spec.registry import validate_init_args
+    from soundomni.experts.checkpoints.stable_audio_diffusers_export import export_pipeline
     from soundomni.experts.checkpoints.stable_audio_export import export_stable_audio
-    from soundomni.vae.checkpoints.stable_audio_export import stable_audio_codec
+    from soundomni.vae.checkpoints.stable_audio_export import diffusers_codec, stable_audio_codec
     from soundomni.vae.oobleck import OobleckCodec
 
     codec = model.model.made().codec
     if not isinstance(codec, OobleckCodec):
-        raise SpecError(
-            f"the codec is {type(codec).__name__}, but stable-audio-tools only has oobleck, so this model cannot be exported to it"
-        )
-    tensors, config = stable_audio_codec(codec, validate_init_args("codec", model.spec.of_model.codec))
-    export_stable_audio(model, folder, codec=tensors, codec_config=config, dtype=dtype)
+        told = f"the codec is {type(codec).__name__}, but {layout} only has oobleck"
+        raise SpecError(f"{told}, so this model cannot be exported to it")
+    arguments = validate_init_args("codec", model.spec.of_model.codec)
+    if layout == DIFFUSERS:
+        tensors, config = diffusers_codec(codec, arguments)
+        return export_pipeline(model, folder, codec=tensors, codec_config=config, dtype=dtype)
+    tensors, config = stable_audio_codec(codec, arguments)
+    return export_stable_audio(model, folder, codec=tensors, codec_config=config, dtype=dtype)
 
 
 def _adapters(args: argparse.Namespace) -> dict[str, int]:

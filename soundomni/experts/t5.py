@@ -30,6 +30,8 @@ class T5Encoder(FrozenTextEncoder):
     Args:
         name: a folder with config.json, tokenizer.json and model.safetensors, or a Hub repository such as google-t5/t5-base.
         revision: revision of the repository; None for its main branch.
+        folder: where the model is, if `name` is not to be looked up: a folder with these files, or a diffusers pipeline with
+            text_encoder and tokenizer.
         max_tokens: tokens of the longest text without `pad_to`; longer ones are refused, never cut.
         pad_to: tokens of every text, at most `max_tokens`; longer ones are refused. None for as many as each text has.
         truncate: with `pad_to`, cut longer texts instead of refusing them; the end token stays.
@@ -41,12 +43,13 @@ class T5Encoder(FrozenTextEncoder):
         *,
         name: str,
         revision: str | None = None,
+        folder: str | None = None,
         max_tokens: int = 512,
         pad_to: int | None = None,
         truncate: bool = False,
         num_kept: int = 256,
     ) -> None:
-        model = LocalModel.find(name, revision, plugin="t5", what="a T5 model", example="google-t5/t5-base")
+        model = LocalModel.find(name, revision, plugin="t5", what="a T5 model", example="google-t5/t5-base", folder=folder)
         sizes = read_sizes(model)
         super().__init__(model=model, feature_dim=sizes.d_model, max_tokens=max_tokens, pad_to=pad_to, truncate=truncate, num_kept=num_kept)
         self._sizes = sizes

@@ -31,6 +31,7 @@ class T5GemmaEncoder(FrozenTextEncoder):
     Args:
         name: a folder with config.json, tokenizer.json and model.safetensors, or a Hub repository such as google/t5gemma-b-b-ul2.
         revision: revision of the repository; None for its main branch.
+        folder: as in T5Encoder.
         max_tokens: tokens of the longest text without `pad_to`; longer ones are refused, never cut.
         pad_to: tokens of every text, at most `max_tokens`; longer ones are refused. None for as many as each text has.
         truncate: with `pad_to`, cut longer texts instead of refusing them.
@@ -42,12 +43,14 @@ class T5GemmaEncoder(FrozenTextEncoder):
         *,
         name: str,
         revision: str | None = None,
+        folder: str | None = None,
         max_tokens: int = 512,
         pad_to: int | None = None,
         truncate: bool = False,
         num_kept: int = 256,
     ) -> None:
-        model = LocalModel.find(name, revision, plugin="t5gemma", what="a T5Gemma model", example="google/t5gemma-b-b-ul2")
+        example = "google/t5gemma-b-b-ul2"
+        model = LocalModel.find(name, revision, plugin="t5gemma", what="a T5Gemma model", example=example, folder=folder)
         sizes = read_sizes(model)
         width = sizes.hidden_size
         super().__init__(model=model, feature_dim=width, max_tokens=max_tokens, pad_to=pad_to, truncate=truncate, num_kept=num_kept)

@@ -203,7 +203,10 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], Any], str]
     "another width": (setting("model.diffusion.config.embed_dim", 128), "of another shape"),
     "fewer layers": (setting("model.diffusion.config.depth", 1), "unexpected"),
     "another latent width": (setting("model.io_channels", 5), "expected 5, to agree with the rest"),
-    "no objective of this name": (setting("model.diffusion.diffusion_objective", "epsilon"), "diffusion_objective"),
+    "no objective of this name": (
+        setting("model.diffusion.diffusion_objective", "epsilon"),
+        "model_config.json': model.diffusion.diffusion_objective",
+    ),
     "no such conditioner": (setting("model.conditioning.configs.0.type", "t6"), "Did you mean 't5'"),
     "a condition without a conditioner": (setting("model.diffusion.global_cond_ids", ["bpm"]), "has no conditioner"),
     "a condition with the name of another": (setting("model.conditioning.configs.1.id", "prompt"), "which is taken"),
@@ -227,7 +230,10 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], Any], str]
         lambda tree, tensors: wrap(tensors, {"model.model.extra": torch.zeros(1)}),
         "1 unexpected",
     ),
-    "latents of another scale": (setting("model.pretransform.scale", 2.0), "scale is 2.0; expected 1.0"),
+    "latents of another scale": (
+        setting("model.pretransform.scale", 2.0),
+        "model_config.json': model.pretransform.scale is 2.0; expected 1.0",
+    ),
     "a global condition twice": (setting("model.diffusion.global_cond_ids", ["seconds_total"] * 2), "expected every condition only once"),
     "a condition twice": (
         setting("model.diffusion.cross_attention_cond_ids", ["prompt", "prompt", *IDS]),

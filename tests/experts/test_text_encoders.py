@@ -93,6 +93,22 @@ def test_a_folder_without_a_file_is_named(lacking: str, tmp_path: Path) -> None:
         T5Encoder(name=str(folder))
 
 
+@pytest.mark.parametrize("argument", ["name", "folder"])
+def test_the_files_may_be_those_of_a_pipeline(argument: str, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "text_encoder").mkdir()
+    (tmp_path / "tokenizer").mkdir()
+    for file in ("config.json", "model.safetensors"):
+        (tmp_path / "text_encoder" / file).write_bytes((folder / file).read_bytes())
+    (tmp_path / "tokenizer" / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    found = T5Encoder(**{"name": "t5-base", argument: str(tmp_path)})
+    assert torch.equal(encoded(found, ["zero one"])[0], encoded(T5Encoder(name=str(folder)), ["zero one"])[0])
+
+
+def test_a_folder_is_never_replaced_by_the_cache(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="t5: folder is '.*nowhere', which does not exist; expected a folder with a T5 model"):
+        T5Encoder(name="t5-base", folder=str(tmp_path / "nowhere"))
+
+
 def test_a_name_that_is_nowhere_is_not_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("it must not use the network"))

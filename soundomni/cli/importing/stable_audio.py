@@ -1,4 +1,4 @@
-"""`soundomni import stable-audio`: Stable Audio Open, or another model of stable-audio-tools, as a model directory."""
+"""`soundomni import stable-audio`: a model of stable-audio-tools or diffusers, such as Stable Audio Open, as a model directory."""
 
 from __future__ import annotations
 
@@ -14,21 +14,27 @@ if TYPE_CHECKING:
     from soundomni.core.pretrained.foreign_weights import WeightFile
     from soundomni.experts.checkpoints.stable_audio_import import CodecPart, ImportedModel
 
-HELP = "import Stable Audio Open, or another diffusion transformer of stable-audio-tools, with its codec"
+HELP = "import Stable Audio Open, or another diffusion transformer of stable-audio-tools or diffusers, with its codec"
 CONFIG = "model_config.json"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     reads_no_spec(parser)
-    parser.add_argument("source", metavar="SRC", help="checkpoint (safetensors, ckpt, pt, pth, bin), index of shards, or directory")
+    parser.add_argument(
+        "source",
+        metavar="SRC",
+        help="checkpoint (safetensors, ckpt, pt, pth, bin), index of shards, or directory; or a diffusers pipeline: a "
+        "directory with model_index.json and no checkpoint, or that file",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="model directory to write")
     parser.add_argument("--config", type=expanded, metavar="JSON", help=f"the model's config (default: {CONFIG} next to the weights)")
     parser.add_argument(
         "--text-encoder",
         type=expanded,
         metavar="DIR",
-        help="folder with the T5 that reads prompts (default: the one that the config names, in your Hub cache)",
+        help="folder with the T5 that reads prompts (default: text_encoder and tokenizer of a diffusers pipeline in SRC, "
+        "otherwise the one that the config names, in your Hub cache)",
     )
     parser.add_argument("--license", metavar="NAME", help="license of the weights, for the model card (default: unknown)")
 
@@ -41,16 +47,49 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 
 def _imported(args: argparse.Namespace) -> ImportedModel:
+    from soundomni.experts.checkpoints.stable_audio_diffusers_import import is_pipeline
+
+    source = Path(args.source)
+    encoder = None if args.text_encoder is None else str(Path(args.text_encoder).resolve())
+    return _pipeline(args, source, encoder) if is_pipeline(source) else _checkpoint(args, source, encoder)
+
+
+def _checkpoint(args: argparse.Namespace, source: Path, encoder: str | None) -> ImportedModel:
+    """Import a checkpoint of stable-audio-tools; the text encoder of a pipeline around it is used."""
+    from dataclasses import replace
+
     from soundomni.core.pretrained.foreign_weights import read_weights
+    from soundomni.experts.checkpoints.local_model import holds_pipeline
     from soundomni.experts.checkpoints.stable_audio_3_config import is_third, parse_third
     from soundomni.experts.checkpoints.stable_audio_import import import_stable_audio
     from soundomni.experts.checkpoints.stable_audio_model_config import parse_model_config
 
-    encoder = None if args.text_encoder is None else str(Path(args.text_encoder).resolve())
-    weights = read_weights(args.source)
+    weights = read_weights(source)
     tree, named = _config(args)
     config = told(lambda: (parse_third if is_third(tree) else parse_model_config)(tree), named)
-    return import_stable_audio(weights, config, _codec(weights, tree, named), text_encoder=encoder)
+    notes: tuple[str, ...] = ()
+    folder = source if source.is_dir() else source.parent
+    if encoder is None and holds_pipeline(folder):
+        encoder, notes = str(folder.resolve()), (f"the text encoder is that of the diffusers pipeline in '{folder}'",)
+    imported = import_stable_audio(weights, config, _codec(weights, tree, named), text_encoder=encoder)
+    return replace(imported, notes=(*imported.notes, *notes))
+
+
+def _pipeline(args: argparse.Namespace, source: Path, encoder: str | None) -> ImportedModel:
+    """Import a pipeline of diffusers."""
+    from soundomni.cli.parsing import UsageError
+    from soundomni.experts.checkpoints.stable_audio_diffusers_config import check_index, read_file, read_pipeline
+    from soundomni.experts.checkpoints.stable_audio_diffusers_import import import_pipeline, read_part
+
+    if args.config is not None:
+        wrong = f"--config only applies to checkpoints of stable-audio-tools; '{source}' is a diffusers pipeline"
+        raise UsageError(f"{wrong}. Leave it out")
+    folder = source if source.is_dir() else source.parent
+    check_index(folder)
+    config = Path("vae", "config.json")
+    tree, weights = read_file(folder, str(config)), read_part(folder / "vae")
+    codec = _codec(weights, tree, folder / config)
+    return import_pipeline(folder, read_pipeline(folder, codec.init_args, text_encoder=encoder), codec, weights)
 
 
 def _config(args: argparse.Namespace) -> tuple[Any, Path]:

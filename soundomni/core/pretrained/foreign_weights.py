@@ -93,6 +93,17 @@ class WeightFile(Mapping[str, Tensor]):
         entries = {name.removeprefix(prefix): entry for name, entry in self._entries.items()}
         return WeightFile(self.path, self.files, entries, self.others)
 
+    def made_of(self, tensors: Mapping[str, tuple[tuple[int, ...], Callable[[], Tensor]]]) -> WeightFile:
+        """Return tensors that are made of those of this file on demand: name → shape and how to make it."""
+        return WeightFile(self.path, self.files, {name: _Entry(shape, load) for name, (shape, load) in tensors.items()})
+
+
+def join_weights(path: Path, parts: Mapping[str, WeightFile]) -> WeightFile:
+    """Return the tensors of several files as one file, called `path` in errors; prefix of the names → file."""
+    entries = {f"{prefix}{name}": part._entries[name] for prefix, part in parts.items() for name in part}
+    others = [f"{prefix}{name}" for prefix, part in parts.items() for name in part.others]
+    return WeightFile(path, tuple(file for part in parts.values() for file in part.files), entries, tuple(others))
+
 
 def read_weights(path: str | Path, *, safe: bool = False) -> WeightFile:
     """Open a weight file, a sharded one through its index, or a directory with one.

@@ -17,5 +17,6 @@ def report_start(kind: str, source: WeightFile) -> dict[str, Any]:
         kind: kind of import.
         source: the imported weights.
     """
-    files = {file.name: digest(file) for file in source.files}
+    folder = source.path if source.path.is_dir() else source.path.parent
+    files = {file.relative_to(folder).as_posix(): digest(file) for file in source.files}
     return {"format": FORMAT, "kind": kind, "source": {"name": source.path.resolve().name, "files": files}}

@@ -1,5 +1,8 @@
 """Pretrained models that encoders name but do not hold: found in a folder or in the Hub's local cache, never downloaded.
 
+A folder holds config.json, tokenizer.json and weights. A pipeline of diffusers holds the same files in its folders text_encoder
+and tokenizer.
+
 Strangers may have written their files. Only sizes are read from a config, weights only from safetensors, and a network is compared
 with the shapes in its file before it takes any memory.
 """
@@ -22,6 +25,9 @@ from soundomni.core.spec.values import convert
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SLOW_TOKENIZER = "spiece.model"
+NETWORK_FOLDER, TOKENIZER_FOLDER = "text_encoder", "tokenizer"
+"""Folders of a diffusers pipeline that hold its text encoder."""
 MOST_TOKENIZER_BYTES = 1 << 26
 """Largest tokenizer.json that is read; T5's is 2.4 MB, and Gemma's 34 MB."""
 _CONSTANTS = ("position_ids", "token_type_ids", "relative_position_index", "num_batches_tracked")
@@ -38,17 +44,27 @@ class LocalModel:
         plugin: name of the plugin, with which errors begin.
         what: the kind of model in words, such as "a T5 model".
         name: the name that the spec gives: a folder, or a Hub repository.
-        folder: where its files are.
+        folder: where its config and its weights are.
+        tokenizer_folder: where its tokenizer is.
     """
 
     plugin: str
     what: str
     name: str
     folder: Path
+    tokenizer_folder: Path
 
     @classmethod
     def find(
-        cls, name: str, revision: str | None, *, plugin: str, what: str, example: str, files: Collection[str] = (CONFIG, TOKENIZER)
+        cls,
+        name: str,
+        revision: str | None,
+        *,
+        plugin: str,
+        what: str,
+        example: str,
+        files: Collection[str] = (CONFIG, TOKENIZER),
+        folder: str | None = None,
     ) -> LocalModel:
         """Find a model in the file system, or in the Hub's cache.
 
@@ -58,28 +74,31 @@ class LocalModel:
             plugin, what: as in LocalModel.
             example: a Hub repository that errors suggest.
             files: files that it needs besides its weights.
+            folder: the folder with the files; None for looking `name` up.
 
         Raise SpecError if it is not there, or lacks a file.
         """
         if not name.strip():
             raise SpecError(f"{plugin}: name is {name!r}; expected a folder with {what}, or a Hub repository such as {example}")
-        folder = local_path(name)
-        try:
-            is_there = folder.is_dir()
-        except OSError as error:  # the path is too long
-            raise SpecError(f"{plugin}: name is '{name[:40]}…', which cannot be a folder: {error.strerror}") from error
-        if not is_there:
-            folder = _cached(name, revision) or folder
-        missing = [file for file in files if not (folder / file).is_file()]
-        missing += [WEIGHTS] if not any((folder / file).is_file() for file in (WEIGHTS, INDEX)) else []
+        found = _existing(name, key=f"{plugin}: name") if folder is None else _existing(folder, key=f"{plugin}: folder")
+        if found is None and folder is not None:
+            raise SpecError(f"{plugin}: folder is '{folder}', which does not exist; expected a folder with {what}")
+        found = found or _cached(name, revision)
+        if found is None:
+            raise SpecError(
+                f"{plugin}: name is '{name}'; expected a folder with {what}, or a Hub repository in the local cache. "
+                f"Nothing is downloaded: fetch it with `hf download {name}`, or give its folder"
+            )
+        is_pipeline = (found / NETWORK_FOLDER).is_dir()
+        network, tokenizer = (NETWORK_FOLDER, TOKENIZER_FOLDER) if is_pipeline else ("", "")
+        needed = [str(Path(tokenizer if file == TOKENIZER else network, file)) for file in files]
+        missing = [file for file in needed if not (found / file).is_file()]
+        has_weights = any((found / network / file).is_file() for file in (WEIGHTS, INDEX))
+        missing += [] if has_weights else [str(Path(network, WEIGHTS))]
         if not missing:
-            return cls(plugin=plugin, what=what, name=name, folder=folder)
-        if folder.is_dir():
-            raise SpecError(f"{plugin}: {place(folder)} lacks {', '.join(missing)}; expected {what} with weights as safetensors")
-        raise SpecError(
-            f"{plugin}: name is '{name}'; expected a folder with {what}, or a Hub repository in the local cache. Nothing is downloaded: "
-            f"fetch it with `hf download {name}`, or give its folder"
-        )
+            return cls(plugin=plugin, what=what, name=name, folder=found / network, tokenizer_folder=found / tokenizer)
+        told = f"{plugin}: {place(found)} lacks {', '.join(missing)}; expected {what} with weights as safetensors"
+        raise SpecError(told + _conversion(found / tokenizer))
 
     def read(self, file: str = CONFIG) -> Mapping[str, Any]:
         """Return the JSON object in a file of the folder. Raise SpecError if it cannot be read."""
@@ -128,7 +147,7 @@ class LocalModel:
         """Return the tokenizer, which neither cuts nor pads texts. Raise CheckpointError if its file is damaged."""
         from tokenizers import Tokenizer
 
-        file = self.folder / TOKENIZER
+        file = self.tokenizer_folder / TOKENIZER
         if file.stat().st_size > MOST_TOKENIZER_BYTES:
             raise CheckpointError(f"{self.plugin}: {place(file)} has more than {MOST_TOKENIZER_BYTES >> 20} MiB; expected a tokenizer")
         try:
@@ -175,6 +194,28 @@ class LocalModel:
             names[ours] = theirs
         read = {theirs: read_float32(weights, theirs) for theirs in names.values()}
         return {ours: read[theirs] for ours, theirs in names.items()}
+
+
+def holds_pipeline(folder: Path) -> bool:
+    """Return whether a folder holds a diffusers pipeline with the weights of its text encoder."""
+    return any((folder / NETWORK_FOLDER / file).is_file() for file in (WEIGHTS, INDEX))
+
+
+def _existing(path: str, *, key: str) -> Path | None:
+    """Return the folder of a path; None if it does not exist. Raise SpecError if it cannot be one."""
+    folder = local_path(path)
+    try:
+        return folder if folder.is_dir() else None
+    except OSError as error:  # the path is too long
+        raise SpecError(f"{key} is '{path[:40]}…', which cannot be a folder: {error.strerror}") from error
+
+
+def _conversion(folder: Path) -> str:
+    """Return what an error adds if a folder only has the slow tokenizer; nothing otherwise."""
+    if (folder / TOKENIZER).is_file() or not (folder / SLOW_TOKENIZER).is_file():
+        return ""
+    code = f"from transformers import AutoTokenizer as T; T.from_pretrained('{folder}').save_pretrained('{folder}')"
+    return f'. Make {TOKENIZER} from its {SLOW_TOKENIZER} with transformers and sentencepiece: `python -c "{code}"`'
 
 
 def _cached(name: str, revision: str | None) -> Path | None:

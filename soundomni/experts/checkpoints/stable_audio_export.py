@@ -5,46 +5,64 @@
 | model.safetensors | all weights under stable-audio-tools' names, the codec's too |
 | model_config.json | their config of the model |
 
-Anything that stable-audio-tools cannot compute is refused, so that nothing is lost.
+Anything that stable-audio-tools cannot compute is refused, so that nothing is lost. What it does otherwise around the network is
+returned as notes.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from soundomni.core.errors import SpecError
+from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.pretrained.weights import write_tensors
 from soundomni.core.spec.load import resolve
 from soundomni.core.spec.provenance import lasting_name
-from soundomni.core.spec.schema import ModalitySpec, Slot, Spec
+from soundomni.core.spec.schema import ModalitySpec, ModelSpec, Slot, Spec
 from soundomni.core.spec.slots import map_slots
+from soundomni.experts.checkpoints.stable_audio_export_notes import notes_of
 from soundomni.experts.checkpoints.stable_audio_import import facts_of
 from soundomni.experts.checkpoints.stable_audio_layout import CODEC, LATENT, buffers_of, parts_of
-from soundomni.experts.checkpoints.stable_audio_model_config import HINTS, KINDS, NUMBER, T5, Condition, ModelConfig, Objective
+from soundomni.experts.checkpoints.stable_audio_model_config import (
+    HINTS,
+    KINDS,
+    NUM_FREQUENCIES,
+    NUMBER,
+    T5,
+    Condition,
+    ModelConfig,
+    Objective,
+)
 
+BY = "stable-audio-tools"
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "model_config.json"
 FLOW: Objective = "rectified_flow"
 OBJECTIVES: Mapping[str, Objective] = {"v-prediction": "v", "flow-matching": FLOW}
 DENOISER: Objective = "rf_denoiser"
 """What stable-audio-tools calls a rectified flow that was distilled, which is sampled by `pingpong`."""
-NUM_FREQUENCIES = 128
-"""Frequencies with which stable-audio-tools encodes a number."""
+T5_MODELS = (
+    *("t5-small", "t5-base", "t5-large", "t5-3b", "t5-11b"),
+    *(f"google/flan-t5-{size}" for size in ("small", "base", "large", "xl", "xxl")),
+    *("google/t5-v1_1-xl", "google/t5-v1_1-xxl"),
+)
+"""Names of the only T5 models that stable-audio-tools loads."""
+T5_OWNER = "google-t5/"
+"""Owner of some of them on the Hub, whom the names omit."""
 SECONDS = 47.5
 """Length of the clips that a config states for training a model without a window, which the weights do not depend on."""
 
 
 def export_stable_audio(
     model: SoundOmni, folder: Path, *, codec: Mapping[str, Tensor], codec_config: Mapping[str, Any], dtype: torch.dtype = torch.float32
-) -> None:
-    """Write a model into an empty folder.
+) -> tuple[str, ...]:
+    """Write a model into an empty folder, and return what stable-audio-tools does otherwise, one sentence each.
 
     Args:
         model: a model with the backbone `dit`, as `soundomni import stable-audio` writes it.
@@ -56,26 +74,51 @@ def export_stable_audio(
     Raises:
         SpecError: stable-audio-tools does not have such a part.
     """
-    config = _config(model.spec)
-    facts = facts_of(config)
+    spec = resolved(model.spec)
+    config = config_of(spec, by=BY)
+    written = json.dumps(_written(config, codec_config), indent=2)
+    tensors = tensors_of(model, config, by=BY) | dict(buffers_of(facts_of(config)))
+    tensors |= {f"{CODEC}{name}": tensor for name, tensor in codec.items()}
+    write_tensors({name: tensor.detach().cpu().to(dtype).contiguous().clone() for name, tensor in tensors.items()}, folder / WEIGHTS_FILE)
+    (folder / CONFIG_FILE).write_text(written + "\n", encoding="utf-8")
+    return notes_of(spec, by=BY)
+
+
+def resolved(spec: Spec) -> ModelSpec:
+    """Return the model of a spec with all arguments of all plugins, and names that last."""
+    return map_slots(resolve(spec), lambda key, kind, slot: Slot(lasting_name(kind, slot.class_path), slot.init_args)).of_model
+
+
+def tensors_of(model: SoundOmni, config: ModelConfig, *, by: str) -> dict[str, Tensor]:
+    """Return the tensors of a model without those of its codec, under stable-audio-tools' names.
+
+    Raise SpecError if there are others, for which `by`, the other project, has no place.
+    """
     state = model.model.state_dict()
-    parts = parts_of(facts)
+    parts = parts_of(facts_of(config))
     taken = {name for part in parts for name in part.ours}
     others = tuple(f"modalities.{LATENT}.{part}." for part in ("codec", "normalizer"))
     left = [name for name in state if name not in taken and not name.startswith(others)]
     if left:
-        raise SpecError(f"the layout of stable-audio-tools has no place for '{left[0]}'")
-    tensors = {part.source: part.write(state) for part in parts} | dict(buffers_of(facts))
-    tensors |= {f"{CODEC}{name}": tensor for name, tensor in codec.items()}
-    write_tensors({name: tensor.detach().cpu().to(dtype).contiguous().clone() for name, tensor in tensors.items()}, folder / WEIGHTS_FILE)
-    written = json.dumps(_written(config, codec_config), indent=2)
-    (folder / CONFIG_FILE).write_text(written + "\n", encoding="utf-8")
+        raise SpecError(f"the layout of {by} has no place for '{left[0]}'")
+    return {part.source: part.write(state) for part in parts}
 
 
-def _config(spec: Spec) -> ModelConfig:
-    """Return the config that a spec stands for. Raise SpecError for a part that stable-audio-tools does not have."""
-    lasting = map_slots(resolve(spec), lambda key, kind, slot: Slot(lasting_name(kind, slot.class_path), slot.init_args))
-    model = lasting.of_model
+def check_has(by: str, values: Mapping[str, tuple[Any, Collection[Any]]]) -> None:
+    """Raise SpecError for the first key of a spec with a value that another project does not have.
+
+    Args:
+        by: the other project.
+        values: key → its value, and the possible ones.
+    """
+    for key, (value, possible) in values.items():
+        if value not in possible:
+            told = f"{key} is {value!r}, but {by} only has {next(iter(possible))!r}"
+            raise SpecError(f"{told}, so this model cannot be exported to it")
+
+
+def config_of(model: ModelSpec, *, by: str) -> ModelConfig:
+    """Return the config that a resolved spec stands for. Raise SpecError for a part that `by`, the other project, lacks."""
     made = model.used.get(LATENT)
     given: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
         "model.backbone": (model.backbone.class_path, ("dit",)),
@@ -84,11 +127,10 @@ def _config(spec: Spec) -> ModelConfig:
         f"model.modalities.{LATENT}.objective": (made and made.objective and made.objective.class_path, tuple(OBJECTIVES)),
         f"model.modalities.{LATENT}.normalize": (made and made.normalize, ("none",)),
     }
-    for key, (value, possible) in given.items():
-        if value not in possible:
-            raise SpecError(f"{key} is {value!r}, but stable-audio-tools only has {possible[0]!r}, so this model cannot be exported to it")
+    check_has(by, given)
     assert made is not None and made.objective is not None and made.codec is not None, "checked above"
-    conditions = tuple(_condition(name, one) for name, one in model.used.items() if name != LATENT)
+    names = [name for name in model.used if name != LATENT]
+    conditions = {name: _condition(name, model.used[name], by=by) for name in names}
     codec, backbone = made.codec.init_args, dict(model.backbone.init_args)
     backbone["condition_dim"] = backbone["condition_dim"] or backbone["hidden_dim"]
     return ModelConfig(
@@ -99,11 +141,20 @@ def _config(spec: Spec) -> ModelConfig:
         objective=_objective(made),
         backbone=backbone,
         condition_dim=backbone["condition_dim"],
-        conditions=conditions,
-        global_ids=tuple(one.id for one in conditions if one.is_global),
+        conditions=tuple(conditions[name] for name in _crossing(model, names, by=by)),
+        global_ids=tuple(name for name, one in conditions.items() if one.is_global),
         inpaints=made.objective.init_args["shows_known"],
         unused=(),
     )
+
+
+def _crossing(model: ModelSpec, names: Sequence[str], *, by: str) -> list[str]:
+    """Return the names of conditions in the order of the prompt. Raise SpecError unless it gives each of them once."""
+    given = [template.of or "text" for template in model.prompt]
+    if sorted(given) != sorted(names):
+        told = f"model.prompt gives {', '.join(given) or 'nothing'}; expected {', '.join(names)}, each once"
+        raise SpecError(f"{told}, because {by} gives every condition once. This model cannot be exported to it")
+    return given
 
 
 def _objective(made: ModalitySpec) -> Objective:
@@ -119,24 +170,22 @@ def _sample_size(codec: Mapping[str, Any], window: float | None) -> int:
     return round(window * rate) if window is not None else ratio * round(SECONDS * rate / ratio)
 
 
-def _condition(name: str, spec: ModalitySpec) -> Condition:
-    """Return the conditioner of a modality. Raise SpecError if stable-audio-tools has no such conditioner."""
+def _condition(name: str, spec: ModalitySpec, *, by: str) -> Condition:
+    """Return the conditioner of a modality. Raise SpecError if `by`, the other project, has no such conditioner."""
     key, encoder = f"model.modalities.{name}", spec.encoder
     kind = None if encoder is None else encoder.class_path
     connectors = {T5: "identity", NUMBER: "linear"}
     if encoder is None or kind not in connectors or spec.connector.class_path != connectors[kind]:
         raise SpecError(
-            f"{key} has the encoder {kind!r} and the connector '{spec.connector.class_path}', but stable-audio-tools only has t5 with "
+            f"{key} has the encoder {kind!r} and the connector '{spec.connector.class_path}', but {by} only has t5 with "
             "identity, and number with linear, so this model cannot be exported to it"
         )
     arguments = encoder.init_args
     needed = {"features": "learned", "num_frequencies": NUM_FREQUENCIES} if kind == NUMBER else {}
-    for argument, value in needed.items():
-        if arguments[argument] != value:
-            given = f"{key}.encoder.{argument} is {arguments[argument]!r}"
-            raise SpecError(f"{given}, but stable-audio-tools only has {value!r}, so this model cannot be exported to it")
+    check_has(by, {f"{key}.encoder.{argument}": (arguments[argument], (value,)) for argument, value in needed.items()})
     if kind == T5 and arguments["pad_to"] is None:
-        raise SpecError(f"{key}.encoder.pad_to is null, but stable-audio-tools pads all texts, so this model cannot be exported to it")
+        told = f"{key}.encoder.pad_to is null, but {by} pads all texts"
+        raise SpecError(f"{told}, so this model cannot be exported to it")
     names = ("least", "most") if kind == NUMBER else ("name", "pad_to")
     settings = {other: arguments[own] for own, other in zip(names, names if kind == NUMBER else ("name", "max_length"), strict=True)}
     ways = spec.enters.split("+")
@@ -189,4 +238,10 @@ def _conditioner(condition: Condition) -> dict[str, Any]:
     settings = condition.settings
     if condition.kind == NUMBER:
         return {"id": condition.id, "type": NUMBER, "config": {"min_val": settings["least"], "max_val": settings["most"]}}
-    return {"id": condition.id, "type": T5, "config": {"t5_model_name": settings["name"], "max_length": settings["max_length"]}}
+    name = str(settings["name"]).removeprefix(T5_OWNER)
+    if name not in T5_MODELS:
+        key = f"model.modalities.{condition.id}.encoder"
+        told = f"{key}.name is '{name}'; expected one of {', '.join(T5_MODELS)}, the only ones that {BY} loads."
+        advice = f"Set it to the one that this is, and {key}.folder to its folder"
+        raise SpecError(f"{told}{did_you_mean(name, T5_MODELS)} {advice}")
+    return {"id": condition.id, "type": T5, "config": {"t5_model_name": name, "max_length": settings["max_length"]}}

@@ -103,7 +103,14 @@ class ImportedModel:
     notes: tuple[str, ...]
 
 
-def import_stable_audio(weights: WeightFile, config: ModelConfig, codec: CodecPart, *, text_encoder: str | None = None) -> ImportedModel:
+def import_stable_audio(
+    weights: WeightFile,
+    config: ModelConfig,
+    codec: CodecPart,
+    *,
+    text_encoder: str | None = None,
+    sampler: Mapping[str, Any] | None = None,
+) -> ImportedModel:
     """Determine where every tensor of the model comes from.
 
     Args:
@@ -111,6 +118,7 @@ def import_stable_audio(weights: WeightFile, config: ModelConfig, codec: CodecPa
         config: its config.
         codec: its codec.
         text_encoder: folder of its T5; None looks for the one that the config names in the local Hub cache.
+        sampler: its sampler; None for the one with which stable-audio-tools uses such a model by default.
 
     Raises:
         CheckpointError: a tensor is missing, has another shape or another value than follows from the sizes, or is not explained by
@@ -118,7 +126,7 @@ def import_stable_audio(weights: WeightFile, config: ModelConfig, codec: CodecPa
         SpecError: the text encoder cannot be found.
     """
     slot = {"class_path": codec.plugin, "init_args": dict(codec.init_args)}
-    spec = load_spec([spec_layer(config, slot, text_encoder)], base={})
+    spec = load_spec([spec_layer(config, slot, text_encoder, sampler=sampler)], base={})
     tokenizer = TextTokenizer.train([""], vocab_size=spec.of_model.tokenizer.vocab_size)
     with without_memory():
         shell = build_model(spec.of_model, vocab_size=tokenizer.vocab_size)
@@ -214,8 +222,14 @@ def write_imported(
     return report
 
 
-def spec_layer(config: ModelConfig, codec: Mapping[str, Any], text_encoder: str | None) -> dict[str, Any]:
-    """Return the spec that a config stands for, as plain data; `codec` is its slot, also as plain data."""
+def spec_layer(
+    config: ModelConfig, codec: Mapping[str, Any], text_encoder: str | None, *, sampler: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the spec that a config stands for, as plain data; `codec` is its slot, also as plain data.
+
+    The prompt has the order of the condition tokens, and the modalities have that of the columns of the global embedding. The sampler is
+    the usual one of the model for None.
+    """
     name = "v-prediction" if config.objective == "v" else "flow-matching"
     made = {
         "codec": dict(codec),
@@ -223,10 +237,12 @@ def spec_layer(config: ModelConfig, codec: Mapping[str, Any], text_encoder: str 
         "objective": {"class_path": name, "init_args": {"timesteps": "uniform", "shows_known": config.inpaints}},
         **_sampling(config),
     }
-    texts = [one for one in config.conditions if one.kind != NUMBER]
-    prompt = [{"text": "{caption}", "of": one.id} for one in texts]
-    prompt += [{"text": NUMBERS[one.id], "of": one.id} for one in config.conditions if one.kind == NUMBER]
-    modalities = {LATENT: made} | {one.id: _modality(one, text_encoder) for one in config.conditions}
+    made |= {} if sampler is None else {"sampler": sampler}
+    prompt = [{"text": prompt_text(one.kind, one.id), "of": one.id} for one in config.conditions]
+    conditions = {one.id: one for one in config.conditions}
+    global_ids = iter(config.global_ids)
+    order = [next(global_ids) if one.is_global else one.id for one in config.conditions]
+    modalities = {LATENT: made} | {name: _modality(conditions[name], text_encoder) for name in order}
     backbone = {"class_path": config.plugin, "init_args": dict(config.backbone)}
     model = {"backbone": backbone, "router": "dense", "tokenizer": {"vocab_size": 261}, "modalities": modalities, "prompt": prompt}
     return {"model": model}
@@ -253,8 +269,14 @@ def _modality(condition: Condition, text_encoder: str | None) -> dict[str, Any]:
         connector = "identity" if clap["features"] == "hidden" else "linear"
         return {"encoder": {"class_path": "clap-text", "init_args": clap}, "connector": connector, "enters": condition.enters}
     length = condition.settings["max_length"]
-    text = {"name": text_encoder or condition.settings["name"], "max_tokens": max(length, 512), "pad_to": length, "truncate": True}
+    text = {"name": condition.settings["name"], "max_tokens": max(length, 512), "pad_to": length, "truncate": True}
+    text |= {} if text_encoder is None else {"folder": text_encoder}
     return {"encoder": {"class_path": condition.kind, "init_args": text}, "connector": "identity", "enters": condition.enters}
+
+
+def prompt_text(kind: str, id: str) -> str:
+    """Return what a prompt says for a condition."""
+    return NUMBERS[id] if kind == NUMBER else "{caption}"
 
 
 def _names(weights: WeightFile) -> tuple[str, dict[str, str]]:

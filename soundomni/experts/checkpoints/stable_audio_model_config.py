@@ -25,6 +25,10 @@ NUMBERS: Mapping[str, str] = {"seconds_start": "0", "seconds_total": "{seconds}"
 """Number → what a prompt says for it: where a clip begins in its recording, and how long it is."""
 LONGEST_TEXT = 128
 """Tokens of a text of stable-audio-tools' T5, unless a config says otherwise."""
+USUAL_T5 = "t5-base"
+"""T5 of stable-audio-tools, unless a config says otherwise."""
+NUM_FREQUENCIES = 128
+"""Frequencies with which stable-audio-tools encodes a number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +66,7 @@ class ModelConfig:
         objective: what the network predicts.
         plugin, backbone: the backbone and its arguments.
         condition_dim: dimensions of condition tokens.
-        conditions: its conditions.
+        conditions: its conditions, in the order in which they cross.
         global_ids: those that enter globally, in the order of their columns.
         inpaints: whether it sees known frames of a clip.
         unused: keys of the config that do not matter.
@@ -160,7 +164,8 @@ def read_conditions(
     for id in (*crosses, *globals_):
         if id not in ids:
             raise SpecError(f"the condition '{id}' has no conditioner; the config has {', '.join(ids)}.{did_you_mean(id, ids)}")
-    entering = tuple(one for one in found if one.crosses or one.is_global)
+    order = [*crosses, *globals_]
+    entering = tuple(sorted((one for one in found if one.id in order), key=lambda one: order.index(one.id)))
     _check_conditions(entering)
     return entering
 
@@ -184,7 +189,7 @@ def _check_conditions(conditions: Sequence[Condition]) -> None:
 def read_t5(settings: Section) -> dict[str, Any]:
     """Read the settings of a T5 conditioner, which is only imported if its features are used as they are."""
     settings.expect("project_out", False, by=MODEL, default=False)
-    read = {"name": settings.take("t5_model_name", str, "t5-base"), "max_length": settings.take("max_length", int, LONGEST_TEXT)}
+    read = {"name": settings.take("t5_model_name", str, USUAL_T5), "max_length": settings.take("max_length", int, LONGEST_TEXT)}
     settings.close(unused=("enable_grad", "output_dim"))
     return read
 

@@ -58,6 +58,11 @@ def stable_audio_codec(codec: OobleckCodec, init_args: Mapping[str, Any]) -> tup
     return state, config["model"]
 
 
+def diffusers_codec(codec: OobleckCodec, init_args: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of a codec and its config as diffusers has them. Errors are those of `export_codec`."""
+    return _written(codec, init_args, DIFFUSERS)
+
+
 def _written(codec: OobleckCodec, init_args: Mapping[str, Any], layout: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return tensors and config of a codec in a layout. Raise SpecError if the layout's package cannot compute it."""
     config = (_diffusers if layout == DIFFUSERS else _stable_audio)(init_args)

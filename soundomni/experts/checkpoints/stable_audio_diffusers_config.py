@@ -1,0 +1,261 @@
+"""Configs of a diffusers pipeline with Stable Audio Open, read as that of the model, and its sampler.
+
+A key that a config omits has the default of diffusers. Unknown keys, and anything that cannot be computed here, are refused,
+with the name of the file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from soundomni.core.errors import SpecError, did_you_mean, message_of, shown
+from soundomni.core.files.small_files import read_json
+from soundomni.core.pretrained.config_sections import Section
+from soundomni.experts.checkpoints.local_model import CONFIG, NETWORK_FOLDER, TOKENIZER_FOLDER
+from soundomni.experts.checkpoints.stable_audio_diffusers_layout import NUMBER_NAMES
+from soundomni.experts.checkpoints.stable_audio_model_config import (
+    LONGEST_TEXT,
+    MODEL,
+    NUMBER,
+    T5,
+    TRANSFORMER,
+    USUAL_T5,
+    Condition,
+    ModelConfig,
+)
+from soundomni.experts.dit_network import LEAST_ROTATED, NUM_TIME_FEATURES
+from soundomni.experts.frozen_text import MOST_TOKENS
+
+INDEX_FILE, SCHEDULER_FILE, TOKENIZER_FILE = "model_index.json", "scheduler_config.json", "tokenizer_config.json"
+PIPELINE = "StableAudioPipeline"
+CLASSES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "transformer": ("diffusers", ("StableAudioDiTModel",)),
+    "projection_model": ("stable_audio", ("StableAudioProjectionModel",)),
+    "vae": ("diffusers", ("AutoencoderOobleck",)),
+    "scheduler": ("diffusers", ("CosineDPMSolverMultistepScheduler",)),
+    NETWORK_FOLDER: ("transformers", ("T5EncoderModel",)),
+    TOKENIZER_FOLDER: ("transformers", ("T5TokenizerFast", "T5Tokenizer")),
+}
+"""Part of a pipeline → library and possible classes."""
+PROMPT = "prompt"
+"""Name of the text, which has none in diffusers."""
+NUM_STEPS, GUIDANCE_SCALE = 100, 7.0
+"""Defaults of the pipeline."""
+SAMPLER = "dpmpp-2m-sde"
+"""What the scheduler is here."""
+SIGMAS = (0.3, 500.0)
+"""Default range of the scheduler's noise."""
+SCHEDULER: Mapping[str, Any] = {
+    "sigma_schedule": "exponential",
+    "solver_order": 2,
+    "prediction_type": "v_prediction",
+    "solver_type": "midpoint",
+    "final_sigmas_type": "zero",
+}
+"""Settings of the scheduler, all defaults, without which it does not take the steps of SAMPLER."""
+IRRELEVANT = {"num_train_timesteps": int, "rho": float, "lower_order_final": bool, "euler_at_final": bool}
+"""Settings that then do not matter."""
+LEAST_SIGMA = 70.0
+"""Below this sigma_max, the noise that diffusers begins with is noticeably louder than here."""
+_PRIVATE = ("_class_name", "_diffusers_version", "_name_or_path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """What is known about a pipeline without its weights.
+
+    Args:
+        config: config of the model.
+        sampler: what its scheduler is here, as a spec has it.
+        text_encoder: folder of its text encoder; None for looking its name up.
+        notes: what was assumed, or differs from diffusers; one sentence each.
+    """
+
+    config: ModelConfig
+    sampler: Mapping[str, Any]
+    text_encoder: str | None
+    notes: tuple[str, ...]
+
+
+def read_pipeline(folder: Path, codec: Mapping[str, Any], *, text_encoder: str | None = None) -> Pipeline:
+    """Read the configs of a pipeline, except that of its codec.
+
+    Args:
+        folder: the pipeline.
+        codec: arguments of its codec.
+        text_encoder: folder of another T5 than its own; None for its own, or if it has none, the one that stable-audio-tools
+            has by default.
+
+    Raises:
+        SpecError: a file is missing or not such a config, has an unknown key or a wrong value, or asks for what cannot be
+            computed here.
+    """
+    with _config(folder, f"projection_model/{CONFIG}") as projection:
+        condition_dim, seconds = _projection(projection)
+    with _config(folder, f"transformer/{CONFIG}") as transformer:
+        frames, backbone = _transformer(transformer, condition_dim, codec["latent_dim"])
+    with _config(folder, f"scheduler/{SCHEDULER_FILE}") as scheduler:
+        sampler, notes = _scheduler(scheduler)
+    length, more = _longest_text(folder)
+    name, found, told = _text_encoder(folder, text_encoder)
+    prompt = Condition(id=PROMPT, kind=T5, settings={"name": name, "max_length": length}, crosses=True, is_global=False)
+    numbers = (Condition(id=name, kind=NUMBER, settings=seconds, crosses=True, is_global=True) for name in NUMBER_NAMES)
+    config = ModelConfig(
+        sample_rate=codec["sample_rate"],
+        channels=codec["channels"],
+        sample_size=frames * math.prod(codec["strides"]),
+        latent_dim=codec["latent_dim"],
+        objective="v",
+        backbone=backbone,
+        condition_dim=condition_dim,
+        conditions=(prompt, *numbers),
+        global_ids=tuple(NUMBER_NAMES),
+        inpaints=False,
+        unused=(),
+    )
+    return Pipeline(config=config, sampler=sampler, text_encoder=found, notes=(*notes, *more, *told))
+
+
+def check_index(folder: Path) -> None:
+    """Raise SpecError unless a pipeline is that of Stable Audio Open."""
+    with _config(folder, INDEX_FILE) as index:
+        _expect_class(index, PIPELINE)
+        for part, (library, classes) in CLASSES.items():
+            given = index.take(part, list[Any])
+            is_absent = given == [None, None] and library == "transformers"
+            if not is_absent and (len(given) != 2 or given[1] not in classes):
+                near = did_you_mean(str(given[-1]), classes) if given else ""
+                expected = f"{[library, classes[0]]}, the only one that {MODEL} has"
+                raise SpecError(f"{part} is {shown(given)}; expected {expected}.{near}")
+
+
+def read_file(folder: Path, name: str) -> Any:
+    """Return the contents of a JSON file of a pipeline. Raise SpecError if it cannot be read."""
+    file = folder / name
+    if not file.is_file():
+        raise SpecError(f"'{folder}' has no {name}; expected all files of a diffusers pipeline, as save_pretrained writes it")
+    try:
+        return read_json(file)
+    except (OSError, ValueError) as error:
+        raise SpecError(f"'{file}' cannot be read as JSON: {message_of(error)}") from error
+
+
+@contextmanager
+def _config(folder: Path, name: str, *, others: bool = False) -> Iterator[Section]:
+    """Give the config in a file; an error in it names the file, and unless `others` may, no key may be left over.
+
+    Raise SpecError if it cannot be read.
+    """
+    tree = read_file(folder, name)
+    try:
+        section = Section(tree, "")
+        yield section
+        section.close(unused=_PRIVATE, others=others)
+    except SpecError as error:
+        raise SpecError(f"'{folder / name}': {error}") from error
+
+
+def _expect_class(section: Section, name: str) -> None:
+    given = section.take("_class_name", str)
+    if given != name:
+        raise SpecError(f"_class_name is '{given}'; expected '{name}'.{did_you_mean(given, [name])}")
+
+
+def _projection(section: Section) -> tuple[int, Mapping[str, float]]:
+    """Return the dimensions of conditions, and the range of seconds."""
+    _expect_class(section, "StableAudioProjectionModel")
+    text_dim, condition_dim = section.take("text_encoder_dim", int), section.take("conditioning_dim", int)
+    if text_dim != condition_dim:
+        told = f"text_encoder_dim is {text_dim}; expected {condition_dim}"
+        raise SpecError(f"{told}, the conditioning_dim, because {MODEL} has no projection of texts")
+    return condition_dim, {"least": section.take("min_value", float), "most": section.take("max_value", float)}
+
+
+def _transformer(section: Section, condition_dim: int, latent_dim: int) -> tuple[int, dict[str, Any]]:
+    """Return the frames of a clip, and the backbone's arguments. Raise SpecError for sizes that it does not have."""
+    _expect_class(section, "StableAudioDiTModel")
+    frames = section.take("sample_size", float, 1024.0)
+    if frames != round(frames) or frames < 1:
+        raise SpecError(f"sample_size is {frames:g}; expected a whole number of frames")
+    num_layers, num_heads, head_dim = (
+        section.take("num_layers", int, 24),
+        section.take("num_attention_heads", int, 24),
+        section.take("attention_head_dim", int, 64),
+    )
+    hidden_dim, seen_dim = num_heads * head_dim, section.take("cross_attention_dim", int, 768)
+    if head_dim // 2 < LEAST_ROTATED:
+        told = f"diffusers rotates {head_dim // 2} dimensions of a head, and {TRANSFORMER} at least {LEAST_ROTATED}"
+        raise SpecError(f"attention_head_dim is {head_dim}; expected at least {2 * LEAST_ROTATED}: {told}")
+    if seen_dim not in (condition_dim, hidden_dim):
+        told = f"{condition_dim}, the dimensions of conditions, or {hidden_dim}, those of the transformer"
+        raise SpecError(f"cross_attention_dim is {seen_dim}; expected {told}, the only ones that {TRANSFORMER} has")
+    agreeing: Mapping[str, tuple[int, int]] = {
+        "in_channels": (64, latent_dim),
+        "out_channels": (64, latent_dim),
+        "time_proj_dim": (256, NUM_TIME_FEATURES),
+        "num_key_value_attention_heads": (12, seen_dim // head_dim),
+        "global_states_input_dim": (1536, len(NUMBER_NAMES) * condition_dim),
+        "cross_attention_input_dim": (768, condition_dim),
+    }
+    for name, (default, expected) in agreeing.items():
+        given = section.take(name, int, default)
+        if given != expected:
+            raise SpecError(f"{name} is {given}; expected {expected}, to agree with the rest of the pipeline")
+    return round(frames), {
+        "hidden_dim": hidden_dim,
+        "num_layers": num_layers,
+        "num_heads": num_heads,
+        "condition_dim": condition_dim,
+        "project_conditions": seen_dim != condition_dim,
+        "conditioning": "prepend",
+        "head_norm": "none",
+        "num_memory": 0,
+        "differential": False,
+    }
+
+
+def _scheduler(section: Section) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the sampler that takes the same steps, and what differs. The last step leads to 0 in any order."""
+    _expect_class(section, "CosineDPMSolverMultistepScheduler")
+    least, most = section.take("sigma_min", float, SIGMAS[0]), section.take("sigma_max", float, SIGMAS[1])
+    if not 0 < least < most < float("inf"):
+        told = f"sigma_min is {least:g} and sigma_max is {most:g}"
+        raise SpecError(f"{told}; expected finite numbers above 0, the lower one first")
+    for name, value in {"sigma_data": 1.0, **SCHEDULER}.items():
+        section.expect(name, value, by=f"the sampler {SAMPLER}", default=value)
+    for name, kind in IRRELEVANT.items():
+        section.take(name, kind, None)
+    schedule = {"spacing": "exponential", "sigma_min": least, "sigma_max": most}
+    sampler = {"class_path": SAMPLER, "init_args": {"num_steps": NUM_STEPS, "schedule": schedule}}
+    louder = f"diffusers begins with noise of the deviation √(sigma_max² + 1), here it is sigma_max, {most:g}"
+    return sampler, ((louder,) if most < LEAST_SIGMA else ())
+
+
+def _longest_text(folder: Path) -> tuple[int, tuple[str, ...]]:
+    """Return the number of tokens of a text, and a note if it had to be assumed."""
+    name = f"{TOKENIZER_FOLDER}/{TOKENIZER_FILE}"
+    if not (folder / name).is_file():
+        return LONGEST_TEXT, (f"texts have {LONGEST_TEXT} tokens, because there is no {name} that says how many",)
+    with _config(folder, name, others=True) as section:
+        length = section.take("model_max_length", int)
+        side: Literal["right"] = "right"
+        for key in ("padding_side", "truncation_side"):
+            section.expect(key, side, by="the encoder t5", default=side)
+        if not 1 <= length <= MOST_TOKENS:
+            expected = f"the number of tokens of a text, from 1 to {MOST_TOKENS}"
+            raise SpecError(f"model_max_length is {length}; expected {expected}, such as {LONGEST_TEXT}")
+    return length, ()
+
+
+def _text_encoder(folder: Path, other: str | None) -> tuple[str, str | None, tuple[str, ...]]:
+    """Return the name of the T5, its folder, None for looking the name up, and a note if the name had to be assumed."""
+    if not (folder / NETWORK_FOLDER).is_dir():
+        return USUAL_T5, other, (f"the pipeline has no {NETWORK_FOLDER}, which was assumed to be {USUAL_T5}",)
+    found = other or str(folder.resolve())
+    with _config(folder, f"{NETWORK_FOLDER}/{CONFIG}", others=True) as section:
+        return section.take("_name_or_path", str, "") or found, found, ()

@@ -1,0 +1,123 @@
+"""Where the tensors of Stable Audio Open are in a pipeline of diffusers, next to where they are in stable-audio-tools.
+
+| folder | prefix here | what is in it |
+|---|---|---|
+| transformer | `transformer.` | the diffusion transformer |
+| projection_model | `projection_model.` | the two numbers of seconds |
+| vae | `vae.` | the codec, see soundomni/vae/checkpoints |
+
+diffusers has separate weights of queries, keys and values, which are the rows of one weight in stable-audio-tools. Its norms have
+biases, which are zero, and rotary frequencies are not stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from soundomni.experts.checkpoints.stable_audio_layout import CONDITIONERS, DIT, Shape
+from soundomni.experts.checkpoints.stable_audio_model_config import NUM_FREQUENCIES, ModelConfig
+from soundomni.experts.dit_network import MLP_RATIO, NUM_TIME_FEATURES
+
+TRANSFORMER, PROJECTION, VAE = "transformer.", "projection_model.", "vae."
+NUMBER_NAMES: Mapping[str, str] = {
+    "seconds_start": "start_number_conditioner",
+    "seconds_total": "end_number_conditioner",
+}
+"""Number → what diffusers calls its module, in the order in which both enter globally."""
+NORMS: Mapping[str, str] = {"pre_norm": "norm1", "cross_attend_norm": "norm2", "ff_norm": "norm3"}
+"""Norm of a layer in stable-audio-tools → in diffusers."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A tensor of stable-audio-tools and the tensors of a pipeline that are its rows.
+
+    Args:
+        source: its name in stable-audio-tools.
+        theirs: names in the pipeline, the first rows first.
+        shape: shape of each of them.
+        adds_axis: whether the tensor of stable-audio-tools has one more axis, of size 1, at its end.
+    """
+
+    source: str
+    theirs: tuple[str, ...]
+    shape: Shape
+    adds_axis: bool = False
+
+    @property
+    def joined_shape(self) -> Shape:
+        """Shape of the tensor of stable-audio-tools."""
+        rows, *others = self.shape
+        return (len(self.theirs) * rows, *others, *([1] if self.adds_axis else []))
+
+    def join(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Return the tensor of stable-audio-tools."""
+        return torch.cat(list(tensors)).reshape(self.joined_shape)
+
+    def split(self, tensor: Tensor) -> dict[str, Tensor]:
+        """Return the tensors of the pipeline by name."""
+        parts = tensor.chunk(len(self.theirs))
+        return {name: part.reshape(self.shape) for name, part in zip(self.theirs, parts, strict=True)}
+
+
+def pieces_of(config: ModelConfig) -> list[Piece]:
+    """Return the tensors of a model, without those of its codec and without the biases of norms."""
+    backbone, latent_dim, condition_dim = config.backbone, config.latent_dim, config.condition_dim
+    hidden_dim: int = backbone["hidden_dim"]
+    seen_dim, num_times = hidden_dim if backbone["project_conditions"] else condition_dim, NUM_TIME_FEATURES // 2
+    found = [
+        Piece(f"{DIT}timestep_features.weight", (f"{TRANSFORMER}time_proj.weight",), (num_times,), adds_axis=True),
+        *_linear("to_timestep_embed.0", "timestep_proj.0", (hidden_dim, NUM_TIME_FEATURES), bias=True),
+        *_linear("to_timestep_embed.2", "timestep_proj.2", (hidden_dim, hidden_dim), bias=True),
+        *_linear("to_global_embed.0", "global_proj.0", (hidden_dim, condition_dim * len(NUMBER_NAMES))),
+        *_linear("to_global_embed.2", "global_proj.2", (hidden_dim, hidden_dim)),
+        *_linear("to_cond_embed.0", "cross_attention_proj.0", (seen_dim, condition_dim)),
+        *_linear("to_cond_embed.2", "cross_attention_proj.2", (seen_dim, seen_dim)),
+        *_linear("preprocess_conv", "preprocess_conv", (latent_dim, latent_dim, 1)),
+        *_linear("postprocess_conv", "postprocess_conv", (latent_dim, latent_dim, 1)),
+        *_linear("transformer.project_in", "proj_in", (hidden_dim, latent_dim)),
+        *_linear("transformer.project_out", "proj_out", (latent_dim, hidden_dim)),
+    ]
+    for layer in range(backbone["num_layers"]):
+        found += _layer(layer, hidden_dim, seen_dim)
+    for name, module in NUMBER_NAMES.items():
+        theirs, ours = f"{PROJECTION}{module}.time_positional_embedding.", f"{CONDITIONERS}{name}.embedder.embedding."
+        found.append(Piece(f"{ours}0.weights", (f"{theirs}0.weights",), (NUM_FREQUENCIES,)))
+        found.append(Piece(f"{ours}1.weight", (f"{theirs}1.weight",), (condition_dim, 2 * NUM_FREQUENCIES + 1)))
+        found.append(Piece(f"{ours}1.bias", (f"{theirs}1.bias",), (condition_dim,)))
+    return found
+
+
+def norm_biases(num_layers: int) -> dict[str, str]:
+    """Return bias of a norm in a pipeline → in stable-audio-tools. All of them are zero."""
+    return {
+        f"{TRANSFORMER}transformer_blocks.{layer}.{theirs}.bias": f"{DIT}transformer.layers.{layer}.{name}.beta"
+        for layer in range(num_layers)
+        for name, theirs in NORMS.items()
+    }
+
+
+def _layer(layer: int, hidden_dim: int, seen_dim: int) -> Iterator[Piece]:
+    ours, theirs, square = f"transformer.layers.{layer}", f"transformer_blocks.{layer}", (hidden_dim, hidden_dim)
+    for name, norm in NORMS.items():
+        yield Piece(f"{DIT}{ours}.{name}.gamma", (f"{TRANSFORMER}{theirs}.{norm}.weight",), (hidden_dim,))
+    yield from _linear(f"{ours}.self_attn.to_qkv", f"{theirs}.attn1", square, rows=("to_q", "to_k", "to_v"))
+    yield from _linear(f"{ours}.self_attn.to_out", f"{theirs}.attn1.to_out.0", square)
+    yield from _linear(f"{ours}.cross_attn.to_q", f"{theirs}.attn2.to_q", square)
+    yield from _linear(f"{ours}.cross_attn.to_kv", f"{theirs}.attn2", (seen_dim, seen_dim), rows=("to_k", "to_v"))
+    yield from _linear(f"{ours}.cross_attn.to_out", f"{theirs}.attn2.to_out.0", square)
+    inner = MLP_RATIO * hidden_dim
+    yield from _linear(f"{ours}.ff.ff.0.proj", f"{theirs}.ff.net.0.proj", (2 * inner, hidden_dim), bias=True)
+    yield from _linear(f"{ours}.ff.ff.2", f"{theirs}.ff.net.2", (hidden_dim, inner), bias=True)
+
+
+def _linear(ours: str, theirs: str, shape: Shape, *, bias: bool = False, rows: Sequence[str] = ()) -> Iterator[Piece]:
+    """Yield the weight of a layer, and its bias; `rows` are the layers below `theirs`, each of the shape, that are its rows."""
+    names = [f"{TRANSFORMER}{theirs}.{row}.weight" for row in rows] or [f"{TRANSFORMER}{theirs}.weight"]
+    yield Piece(f"{DIT}{ours}.weight", tuple(names), shape)
+    if bias:
+        yield Piece(f"{DIT}{ours}.bias", (f"{TRANSFORMER}{theirs}.bias",), shape[:1])

@@ -1,0 +1,44 @@
+"""What other projects do otherwise around the network of an exported model. The network itself computes the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from soundomni.core.spec.schema import ModelSpec, Slot
+from soundomni.experts.checkpoints.stable_audio_layout import LATENT
+from soundomni.experts.checkpoints.stable_audio_model_config import NUMBER, NUMBERS, T5
+
+
+def notes_of(model: ModelSpec, *, by: str, clamps: bool = True, takes_main: bool = True) -> tuple[str, ...]:
+    """Return what another project does otherwise, one sentence each.
+
+    Args:
+        model: a resolved spec that the other project can express.
+        by: the other project.
+        clamps: whether it takes the nearest number for one that is out of range.
+        takes_main: whether it always takes a T5 from the main branch of its repository.
+    """
+    encoders = {name: one.encoder for name, one in model.used.items() if one.encoder is not None}
+    notes: list[str] = []
+    for name, slot in encoders.items():
+        notes += _encoder(name, slot, by, clamps=clamps, takes_main=takes_main)
+    for template in model.prompt:
+        slot = encoders[template.of or ""]
+        usual = "{caption}" if slot.class_path == T5 else NUMBERS.get(template.of or "")
+        if usual is not None and template.text != usual:
+            told = f"model.prompt writes '{template.text}' for {template.of}, not '{usual}'"
+            notes.append(f"{told}; write the same for {by}")
+    made = model.used[LATENT]
+    if made.codec is not None and not made.codec.init_args["sample_latents"]:
+        notes.append(f"the codec encodes clips as the mean of their latents here; {by} draws a sample of them")
+    return tuple(notes)
+
+
+def _encoder(name: str, slot: Slot, by: str, *, clamps: bool, takes_main: bool) -> Iterator[str]:
+    arguments = slot.init_args
+    if slot.class_path == NUMBER and clamps and not arguments["clamp"]:
+        yield f"{name} out of its range is refused here; {by} takes the nearest number"
+    if slot.class_path == T5 and not arguments["truncate"]:
+        yield f"texts of {name} with more than {arguments['pad_to']} tokens are refused here; {by} cuts them"
+    if slot.class_path == T5 and takes_main and arguments["revision"] is not None:
+        yield f"the T5 of {name} is the revision {arguments['revision']} here; {by} takes that of the main branch"
