@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -252,7 +253,7 @@ def _mixture(args: argparse.Namespace, spec: Spec | None) -> Mixture | None:
 
     if spec is None or spec.data is None or args.folder is not None or args.dataset is not None:
         return None
-    return Mixture.open(spec.data, lambda slot: build("dataset", slot, trust_class_paths=args.trust_class_paths))
+    return Mixture.open(spec.data, partial(build, trust_class_paths=args.trust_class_paths))
 
 
 def _dataset(args: argparse.Namespace) -> Dataset:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -120,10 +121,7 @@ def _clips(args: argparse.Namespace, overrides: Overrides) -> Clips:
     from soundomni.core.spec.schema import DataSpec, Slot
     from soundomni.data.mixture import Mixture, open_dataset
 
-    def make(slot: Slot) -> Dataset:
-        dataset: Dataset = build("dataset", slot, trust_class_paths=args.trust_class_paths)
-        return dataset
-
+    make = partial(build, trust_class_paths=args.trust_class_paths)
     if args.config is not None:
         spec = load_spec_with_start(args.config, overrides, trust_class_paths=args.trust_class_paths, start="if-here")
         if spec.data is None:

@@ -32,6 +32,8 @@ _USE = {
     "encoder": "`--model.encoder=$name`",
     "objective": "`--model.objective=$name`",
     "dataset": "`source: $name` of an entry of `data.datasets`",
+    "filter": "`--data.datasets.NAME.filters.mine=$name`",
+    "augmentation": "`--data.datasets.NAME.augmentations.mine=$name`",
     "tracker": "`--train.trackers=[$name]`",
     "optimizer": "`--train.optimizer.rule=$name`",
 }
