@@ -146,7 +146,9 @@ def opened(path: Place, *, look: Look) -> Iterator[Opened]:
             whole = (path.first, path.end) if isinstance(path, Embedded) and not isinstance(outer, bytes) else None
             once = look == "once" and not isinstance(outer, bytes)
             audio = file if whole is None else cast(BinaryIO, View(file, (whole,)))
-            kind = format_of(audio) if has_pyav() else None
+            kind = format_of(audio)
+            if kind is not None and not has_pyav():
+                raise ContainerError(foreign_kind(_head(path)))
             if kind is not None:
                 reader = stack.enter_context(AacReader(audio, format=kind))
                 _check_rate(reader.rate)
