@@ -202,7 +202,7 @@ def _features(codec: HubertKmeansCodec, clips: Clips, seconds: float, world: Wor
 
     from soundomni.cli.console import note
     from soundomni.cli.progress import tracked
-    from soundomni.core.errors import UnreadableAudioError
+    from soundomni.core.errors import RejectedAudioError, UnreadableAudioError
     from soundomni.core.waveform import match_channels, resample
 
     features, failures = {}, []
@@ -214,6 +214,9 @@ def _features(codec: HubertKmeansCodec, clips: Clips, seconds: float, world: Wor
             try:
                 count = min(item.num_samples, max(1, round(seconds * item.sample_rate)))
                 waveform, rate = dataset.load_part(index, first=0, num_samples=count)
+            except RejectedAudioError as error:
+                note(f"left out: {item.key}: {error}")
+                continue
             except UnreadableAudioError as error:
                 failures.append({"clip": item.key, "error": str(error)})
                 note(f"left out: {item.key}: {error}")

@@ -842,7 +842,7 @@ class Dataset(ABC):
 
 
 class Filter:
-    """Decides which clips of a dataset are used, and what is said about them. Group `soundomni.filters`; no runtime arguments.
+    """Decides which clips of a dataset are used, and may write their captions. Group `soundomni.filters`; no runtime arguments.
 
     Its answers depend only on what it is given: every rank asks again, and so does a run that resumes. Clips that it leaves out are
     named and counted, and do not count against data.skip_limit.

@@ -271,7 +271,7 @@ class MixtureEntry:
         held_out: share of its items that training never draws and that validation measures the losses on; 1 for a dataset
             that is only measured. Digests of the keys decide which items: the same in every run, and as the dataset grows.
         max_seconds: longer clips are cut at a random place (to generate) or skipped (to understand); null for no limit.
-        filters: name → what decides which clips are used and what is said about them, in order; null removes one of an earlier layer.
+        filters: name → what decides which clips are used and may write their captions, in order; null removes one of an earlier layer.
         augmentations: name → what changes clips at random while training, in order; null removes one of an earlier layer.
     """
 
