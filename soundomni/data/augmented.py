@@ -43,9 +43,7 @@ class Augmenter:
 
     def __init__(self, augmentations: Mapping[str, Augmentation]) -> None:
         self._augmentations = dict(augmentations)
-
-    def __bool__(self) -> bool:
-        return bool(self._augmentations)
+        self._with_tempo = {name: one for name, one in augmentations.items() if type(one).tempo is not Augmentation.tempo}
 
     def lasting(self, item: Item, seed: int) -> Item:
         """Return the item with the length that its whole clip has in the sample of this seed."""
@@ -97,7 +95,7 @@ class Augmenter:
 
     def _tempo(self, seed: int) -> float:
         tempo = 1.0
-        for name, one in self._augmentations.items():
+        for name, one in self._with_tempo.items():
             faster = one.tempo(self._draws(name, seed))
             if not SLOWEST <= faster <= FASTEST:
                 raise PluginError(f"augmentation '{name}' has the tempo {faster}; expected {SLOWEST:g} to {FASTEST:g}")

@@ -57,7 +57,8 @@ class Task:
 def length_texts(seconds: float, *, start: float = 0.0, total: float | None = None) -> dict[str, str]:
     """Return the values of `{seconds}`, `{seconds_start}` and `{seconds_total}` for a clip.
 
-    Stable Audio rounds the last two as here: a part of a long recording is told where in it it begins, and how long the recording is.
+    The last two are in whole seconds and say where in a recording a part of it begins, rounded down, and how long the recording is, rounded
+    up, as Stable Audio has them.
 
     Args:
         seconds: length of the clip.
