@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,7 +187,10 @@ def _encode(writer: FolderWriter, out: Path, world: World, *, resume: bool) -> d
 
     def told(clip: object) -> None:
         progress.advance()
-        if isinstance(clip, Skip):
+        if isinstance(clip, Skip) and clip.kind != "unreadable":
+            note(f"left out: {clip.key}: {clip.reason}")
+            rejected[clip.key] = clip.reason
+        elif isinstance(clip, Skip):
             skipped[clip.key] = clip.reason
             note(f"soundomni: error: {'' if clip.key in clip.reason else f'{clip.key}: '}{clip.reason}")
 
@@ -201,14 +205,17 @@ def _encode(writer: FolderWriter, out: Path, world: World, *, resume: bool) -> d
     missing = world.share(begin)
     mine = missing[world.rank :: world.size]
     skipped: dict[str, str] = {}
+    rejected: dict[str, str] = {}
     with Progress(f"encoding {out}", total=sum(map(writer.num_clips, mine))) as progress:
         world.on_every(write)
     failures = {key: reason for found in world.gather(skipped) for key, reason in found.items()}
+    left_out = {key for found in world.gather(rejected) for key in found}
 
     def report() -> dict[str, Any]:
         writer.finish()
         clips = EncodedClips(path=str(out))
-        failures.update({skip.key: skip.reason for skip in clips.skipped})
+        failures.update({skip.key: skip.reason for skip in clips.skipped if skip.kind == "unreadable"})
+        left_out.update(skip.key for skip in clips.skipped if skip.kind != "unreadable")
         items = [clips.item(index) for index in range(len(clips))]
         return {
             "out": str(out),
@@ -216,6 +223,7 @@ def _encode(writer: FolderWriter, out: Path, world: World, *, resume: bool) -> d
             "seconds": sum(item.num_samples / item.sample_rate for item in items),
             "frames": sum(clips.num_frames(index) for index in range(len(items))),
             "bytes": sum(file.stat().st_size for file in out.rglob("*") if file.is_file()),
+            "rejected": len(left_out),
             "failures": [{"file": key, "error": reason} for key, reason in failures.items()],
         }
 
@@ -228,6 +236,7 @@ def _lines(found: Mapping[str, dict[str, Any]], codec: str) -> Iterator[str]:
 
     for name, one in found.items():
         left_out = f"; {len(one['failures'])} could not be read" if one["failures"] else ""
+        left_out += f"; filters left out {one['rejected']}" if one["rejected"] else ""
         size = f"{one['bytes'] / 1e6:,.1f} MB"
         yield f"{one['out']}: {one['clips']:,} clips ({one['seconds']:,.1f} s), {one['frames']:,} frames of {codec}, {size}{left_out}"
         yield f"  data.datasets.{name or 'NAME'}.source: {{class_path: encoded, init_args: {{path: {to_json(one['out'])}}}}}"
@@ -252,7 +261,7 @@ def _mixture(args: argparse.Namespace, spec: Spec | None) -> Mixture | None:
 
     if spec is None or spec.data is None or args.folder is not None or args.dataset is not None:
         return None
-    return Mixture.open(spec.data, lambda slot: build("dataset", slot, trust_class_paths=args.trust_class_paths))
+    return Mixture.open(spec.data, partial(build, trust_class_paths=args.trust_class_paths))
 
 
 def _dataset(args: argparse.Namespace) -> Dataset:

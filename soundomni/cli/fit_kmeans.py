@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -120,10 +121,7 @@ def _clips(args: argparse.Namespace, overrides: Overrides) -> Clips:
     from soundomni.core.spec.schema import DataSpec, Slot
     from soundomni.data.mixture import Mixture, open_dataset
 
-    def make(slot: Slot) -> Dataset:
-        dataset: Dataset = build("dataset", slot, trust_class_paths=args.trust_class_paths)
-        return dataset
-
+    make = partial(build, trust_class_paths=args.trust_class_paths)
     if args.config is not None:
         spec = load_spec_with_start(args.config, overrides, trust_class_paths=args.trust_class_paths, start="if-here")
         if spec.data is None:
@@ -204,7 +202,7 @@ def _features(codec: HubertKmeansCodec, clips: Clips, seconds: float, world: Wor
 
     from soundomni.cli.console import note
     from soundomni.cli.progress import tracked
-    from soundomni.core.errors import UnreadableAudioError
+    from soundomni.core.errors import RejectedAudioError, UnreadableAudioError
     from soundomni.core.waveform import match_channels, resample
 
     features, failures = {}, []
@@ -216,6 +214,9 @@ def _features(codec: HubertKmeansCodec, clips: Clips, seconds: float, world: Wor
             try:
                 count = min(item.num_samples, max(1, round(seconds * item.sample_rate)))
                 waveform, rate = dataset.load_part(index, first=0, num_samples=count)
+            except RejectedAudioError as error:
+                note(f"left out: {item.key}: {error}")
+                continue
             except UnreadableAudioError as error:
                 failures.append({"clip": item.key, "error": str(error)})
                 note(f"left out: {item.key}: {error}")

@@ -32,6 +32,8 @@ _USE = {
     "encoder": "`--model.encoder=$name`",
     "objective": "`--model.objective=$name`",
     "dataset": "`source: $name` of an entry of `data.datasets`",
+    "filter": "`filters: {mine: $name}` of an entry of `data.datasets`",
+    "augmentation": "`augmentations: {mine: $name}` of an entry of `data.datasets`",
     "tracker": "`--train.trackers=[$name]`",
     "optimizer": "`--train.optimizer.rule=$name`",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from soundomni.cli.parsing import Overrides, UsageError, reads_no_spec
@@ -122,7 +123,7 @@ def _open_data(args: argparse.Namespace, spec: Spec) -> list[dict[str, Any]]:
     from soundomni.cli.console import note
     from soundomni.core.errors import DataError
     from soundomni.core.spec import registry
-    from soundomni.data.mixture import open_dataset
+    from soundomni.data.mixture import open_entry
     from soundomni.data.usage import summarize
 
     if spec.data is None:
@@ -137,13 +138,10 @@ def _open_data(args: argparse.Namespace, spec: Spec) -> list[dict[str, Any]]:
         if entry is None:
             continue
         try:
-            dataset = open_dataset(
-                entry.source,
-                lambda slot: registry.build("dataset", slot, trust_class_paths=args.trust_class_paths),
-                skip_limit=spec.data.skip_limit,
-            )
+            build = partial(registry.build, trust_class_paths=args.trust_class_paths)
+            dataset, _ = open_entry(name, entry, build, skip_limit=spec.data.skip_limit)
         except DataError as error:
-            if entry.source == shipped.get(name):
+            if entry.source == shipped.get(name) and not entry.filters:
                 note(f"data.datasets.{name} was not opened, because its path is an example from the shipped spec: {error}")
             elif entry.is_mandatory:
                 raise DataError(f"data.datasets.{name}: {error}") from error

@@ -52,6 +52,10 @@ class UnreadableAudioError(DataError):
     """One audio file cannot be decoded. Loaders skip it, name it and count it."""
 
 
+class RejectedAudioError(UnreadableAudioError):
+    """A clip that a filter left out after it was read."""
+
+
 class CheckpointError(SoundOmniError):
     """A checkpoint or a model directory is missing, incomplete, corrupted or belongs to another model."""
 

@@ -855,6 +855,69 @@ class Dataset(ABC):
         return None
 
 
+class Filter:
+    """Decides which clips of a dataset are used, and may write their captions. Group `soundomni.filters`; no runtime arguments.
+
+    Its answers depend only on what it is given: every rank asks again, and so does a run that resumes. Clips that it leaves out are
+    named and counted, and do not count against data.skip_limit.
+    """
+
+    def describe(self, item: Item) -> Item | str:
+        """Return the item, perhaps with other captions, questions and attributes, or the reason why it is left out.
+
+        Called once for each item while the data is listed; nothing is decoded. By default the item is used as it is.
+        """
+        return item
+
+    def reject(self, item: Item, waveform: np.ndarray, sample_rate: int) -> str | None:
+        """Return the reason why a clip that has been read is left out, or None to use it.
+
+        Called with the part of the clip that is used, before augmentations. Texts cannot change any more: batches are planned
+        before clips are read. By default every clip is used.
+
+        Args:
+            item: the item, as `describe` returned it.
+            waveform: float32 `[C, S]`, which it must not change.
+            sample_rate: rate of the file in Hz.
+        """
+        return None
+
+
+class Augmentation:
+    """Changes the clips of a dataset at random while training. Group `soundomni.augmentations`; no runtime arguments.
+
+    Everything that it draws comes from the generators that it is given, which follow from the sample's seed, and it keeps no
+    state. So a sample is the same on any rank and after a run resumes. Held-out clips are never changed.
+    """
+
+    def tempo(self, draws: np.random.Generator) -> float:
+        """Return how many times as fast the clip becomes: with 2, it lasts half as long. By default 1.
+
+        It is asked before the clip is read; `change` then gets a generator that draws the same.
+        """
+        return 1.0
+
+    def change(self, waveform: np.ndarray, sample_rate: int, draws: np.random.Generator) -> np.ndarray:
+        """Return the changed clip, float32 with as many channels, and S / `tempo` samples up to rounding. By default nothing changes.
+
+        Args:
+            waveform: the part of the clip that is used, float32 `[C, S]`, which it must not change in place.
+            sample_rate: rate of the file in Hz, which stays.
+            draws: draws of this clip.
+        """
+        return waveform
+
+    def mask(self, num_tokens: int, feature_dim: int, draws: np.random.Generator) -> np.ndarray | None:
+        """Return which features of a clip that is heard are set to zero, bool `[T, F]`; None, the default, for none.
+
+        Args:
+            num_tokens: T, tokens of the clip.
+            feature_dim: F, dimensions of the encoder's features.
+            draws: draws of this clip, other ones than `change` gets.
+        """
+        return None
+
+
 class Tracker(ABC):
     """Receives what a run measures and makes. Group `soundomni.trackers`.
 
@@ -922,6 +985,8 @@ KINDS: Mapping[str, type] = {
     "encoder": Encoder,
     "objective": Objective,
     "dataset": Dataset,
+    "filter": Filter,
+    "augmentation": Augmentation,
     "tracker": Tracker,
     "optimizer": Optimizer,
 }

@@ -100,6 +100,7 @@ class Segment:
         known: bool `[num_frames]`, frames of a clip to make that are given and stay clean; None to make all.
         waveform: float32 `[C, S]`; None until the clip is read.
         values: in place of the waveform, the clip as a codec encoded it before: float32 `[D, T]` or int64 `[K, T]`.
+        masked: for a clip that is heard, its features that are set to zero, bool `[num_tokens, F]`; None for none.
         aligned: clips of other modalities with as many frames, whose tokens are added to those between the boundaries; they take no
             places of their own.
         placed: whether its tokens have places in the sequence. Conditions without places have no boundaries either; the clips that
@@ -119,6 +120,7 @@ class Segment:
     known: np.ndarray | None = None
     waveform: np.ndarray | None = None
     values: np.ndarray | None = None
+    masked: np.ndarray | None = None
     aligned: tuple[Segment, ...] = ()
     placed: bool = True
     attended: bool = True
@@ -388,6 +390,7 @@ class Clips:
         quantiles: quantile of each clip's timestep in the objective's distribution; None if the seeds decide.
         values: float32 `[B, D, T]` or int64 `[B, K, T]`, the clips that are encoded, zero elsewhere; None if none is.
         encoded: whether each clip is encoded; empty if none is.
+        masked: bool `[B, T, F]`, features of heard clips that are set to zero, False beyond each clip; None if there are none.
         added_to: the clip to which each of the last clips is added, (its modality, its index there); they have no places of their
             own in the sequence, and come after all that do.
     """
@@ -403,6 +406,7 @@ class Clips:
     quantiles: tuple[float, ...] | None = None
     values: Tensor | None = None
     encoded: tuple[bool, ...] = ()
+    masked: Tensor | None = None
     added_to: tuple[tuple[str, int], ...] = ()
 
     def __len__(self) -> int:
@@ -427,6 +431,7 @@ class Clips:
             known=self.known.to(device, non_blocking=True),
             noise=self.noise.to(device, non_blocking=True),
             values=None if self.values is None else self.values.to(device, non_blocking=True),
+            masked=None if self.masked is None else self.masked.to(device, non_blocking=True),
         )
 
 
@@ -615,8 +620,21 @@ def _clips(chosen: Sequence[tuple[Segment, int, float | None]], *, added_to: Seq
         quantiles=tuple(fixed) if len(fixed := [place for _, _, place in chosen if place is not None]) == len(chosen) else None,
         values=values,
         encoded=() if values is None else tuple(segment.values is not None for segment in segments),
+        masked=_masked(segments),
         added_to=tuple(added_to),
     )
+
+
+def _masked(segments: Sequence[Segment]) -> Tensor | None:
+    """Return the masked features of clips, `[B, T, F]`; None if no clip has any."""
+    given = {i: segment.masked for i, segment in enumerate(segments) if segment.masked is not None}
+    if not given:
+        return None
+    feature_dim = next(iter(given.values())).shape[1]
+    joined = torch.zeros(len(segments), max(segment.num_tokens for segment in segments), feature_dim, dtype=torch.bool)
+    for i, masked in given.items():
+        joined[i, : masked.shape[0]] = torch.from_numpy(masked)
+    return joined
 
 
 def _values(segments: Sequence[Segment], num_frames: int) -> Tensor | None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from soundomni.core.errors import UnreadableAudioError
 from soundomni.core.waveform import PEAK_LIMIT, fit_length, match_channels, resample, resampled_length
+from soundomni.data.aac import AAC_SUFFIXES, has_pyav
 from soundomni.data.audio_writing import write_wav
 from soundomni.data.decoder import Opened, Place, opened, size_of
 
@@ -18,8 +19,9 @@ __all__ = ["SUFFIXES", "audio_info", "fit_announced", "match_channels", "read_au
 SUFFIXES = (
     *(".8svx", ".aif", ".aifc", ".aiff", ".au", ".avr", ".bwf", ".caf", ".flac", ".mp1", ".mp2", ".mp3", ".nist", ".oga", ".ogg", ".opus"),
     *(".rf64", ".snd", ".sph", ".voc", ".w64", ".wav", ".wave"),
+    *(AAC_SUFFIXES if has_pyav() else ()),
 )
-"""Suffixes of the files that count as audio in listings."""
+"""Suffixes of the files that count as audio in listings; those of AAC only where PyAV is installed."""
 
 HEADER_THREADS = 8
 """Threads that read headers: opening many small files waits for the disk or the network, not for the processor."""
@@ -41,7 +43,9 @@ def audio_info(path: Place) -> tuple[int, int, int]:
 
 
 def read_audio(path: Place, *, first: int = 0, num_samples: int | None = None, max_samples: int | None = None) -> tuple[np.ndarray, int]:
-    """Decode a file (WAV, FLAC, OGG, MP3, AIFF and others) and return float32 `[C, S]` and its rate; S is what `audio_info` says.
+    """Decode a file (WAV, FLAC, OGG, MP3, AIFF and others; M4A with PyAV) and return float32 `[C, S]` and its rate.
+
+    S is what `audio_info` says.
 
     Memory stays within the decoded audio and one block. Without `max_samples`, a file that would decode to more than
     512 MB and to more than 64 times its own size is refused before it is decoded.

@@ -6,6 +6,7 @@ Shape letters: C audio channels, S samples.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from soundomni.data.audio import audio_info, read_audio
 from soundomni.data.tables import Table
 
 COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
+_WHOLE = re.compile(r"(\d+)\.0+")
 _NOT_IN_NAMES = "/\\\0"  # with these, a row could name a file outside the folder of clips
 
 
@@ -43,7 +45,7 @@ class AudioCaps(Dataset):
             raise DataError(f"{given}; expected the folder with the clips of AudioCaps")
         clips: dict[str, list[dict[str, str]]] = {}
         for row in _read(local_path(csv)):
-            clips.setdefault(f"{row['youtube_id']}_{row['start_time']}{extension}", []).append(row)
+            clips.setdefault(self._key(row, extension), []).append(row)
         found = (self._examine(key, rows) for key, rows in clips.items())
         self._items = tuple(item for item in found if item is not None)
         if not self._items:
@@ -67,6 +69,14 @@ class AudioCaps(Dataset):
     @property
     def skipped(self) -> tuple[Skip, ...]:
         return tuple(self._skipped)
+
+    def _key(self, row: dict[str, str], extension: str) -> str:
+        """Return the file name of a row's clip. Some tables write a start in whole seconds as "30.0", and the files have "30"."""
+        as_written = f"{row['youtube_id']}_{row['start_time']}{extension}"
+        whole = _WHOLE.fullmatch(row["start_time"])
+        if whole is None or (self._audio_dir / as_written).exists():
+            return as_written
+        return f"{row['youtube_id']}_{whole[1]}{extension}"
 
     def _examine(self, key: str, rows: list[dict[str, str]]) -> Item | None:
         captions = tuple(dict.fromkeys(row["caption"] for row in rows if row["caption"]))

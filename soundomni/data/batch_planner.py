@@ -11,6 +11,7 @@ from typing import Any
 
 from soundomni.core.errors import DataError
 from soundomni.core.spec.schema import DataSpec
+from soundomni.data.augmented import Augmenter
 from soundomni.data.data_section import check_packing
 from soundomni.data.mixture import Draw, Mixture
 from soundomni.data.packer import StreamPacker
@@ -36,10 +37,16 @@ def state_for_other_data(state: Mapping[str, Any], mixture: Mixture) -> dict[str
 
 @dataclass(frozen=True)
 class Planned:
-    """A draw and the plan for its sample."""
+    """A draw and the plan for its sample.
+
+    Args:
+        draw, plan: the draw, and the plan.
+        augmenter: changes the clip; None leaves it as it is.
+    """
 
     draw: Draw
     plan: PlannedSample
+    augmenter: Augmenter | None = None
 
     @property
     def length(self) -> int:
@@ -88,6 +95,7 @@ class Planner:
         self._limits = SampleLimits(mixture=mixture, writer=writer, spec=spec)
         self.refused = refused or Reports("refused", limit=_EXAMPLES, told=told)
         self.ineligible = ineligible or Reports("ineligible", limit=_EXAMPLES, told=told)
+        self._augmenters = {name: Augmenter(source.augmentations) for name, source in mixture.sources.items() if source.augmentations}
         self._stream = mixture.stream(state["mixture"] if state else None)
         self._patience = min(max(_PATIENCE[0], 2 * len(mixture)), _PATIENCE[1])
         held = (self._write(mixture.draw(name, cursor)) for name, cursor in (state["pool"] if state else ()))
@@ -124,9 +132,11 @@ class Planner:
             reasons = [unfit for unfit in lacking if unfit is not None]
             self.ineligible.add(draw.key, lambda: ", ".join(unfit.reason() for unfit in reasons), group=reasons[0].group)
             return None
-        plan = self._limits.plan(draw.source, draw.item, draw.task, seed=draw.seed)
+        augmenter = self._augmenters.get(draw.source)
+        item = draw.item if augmenter is None else augmenter.lasting(draw.item, draw.seed)
+        plan = self._limits.plan(draw.source, item, draw.task, seed=draw.seed)
         if isinstance(plan, Unfit):
             self.refused.add(draw.key, plan.reason, group=plan.group)
             return None
         group = f"{draw.source}/{draw.task.name}"
-        return Planned(draw, replace(plan, sample=replace(plan.sample, group=group)))
+        return Planned(draw, replace(plan, sample=replace(plan.sample, group=group)), augmenter)

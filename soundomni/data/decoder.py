@@ -1,4 +1,4 @@
-"""Decoding with libsndfile. Containers are examined first, so a file is decoded completely or not at all.
+"""Decoding with libsndfile, and of AAC with PyAV. Containers are examined first, so a file is decoded completely or not at all.
 
 Shape letters: C audio channels, S samples.
 """
@@ -12,12 +12,13 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import BinaryIO, Literal, Protocol, cast
 
 import numpy as np
 import soundfile
 
 from soundomni.core.errors import UnreadableAudioError
+from soundomni.data.aac import AacReader, format_of, has_pyav
 from soundomni.data.containers import ContainerError, Contents, View, examine
 from soundomni.data.containers.foreign import HEAD, foreign_kind
 from soundomni.data.containers.known_files import examine_once
@@ -101,6 +102,13 @@ class Decoder(soundfile.SoundFile):  # type: ignore[misc]
             pass
 
 
+class SampleReader(Protocol):
+    """What decodes a file from its beginning to its end."""
+
+    def skip(self, count: int, *, exact: bool) -> None: ...
+    def blocks(self, count: int) -> Iterator[np.ndarray]: ...
+
+
 @dataclass(frozen=True)
 class Opened:
     """An audio file that is ready to be decoded.
@@ -113,7 +121,7 @@ class Opened:
         exact: whether the decoder gives the same samples after seeking.
     """
 
-    decoder: Decoder
+    decoder: SampleReader
     num_samples: int
     rate: int
     channels: int
@@ -138,16 +146,28 @@ def opened(path: Place, *, look: Look) -> Iterator[Opened]:
             whole = (path.first, path.end) if isinstance(path, Embedded) and not isinstance(outer, bytes) else None
             once = look == "once" and not isinstance(outer, bytes)
             audio = file if whole is None else cast(BinaryIO, View(file, (whole,)))
+            kind = format_of(audio)
+            if kind is not None and not has_pyav():
+                raise ContainerError(foreign_kind(_head(path)))
+            if kind is not None:
+                reader = stack.enter_context(AacReader(audio, format=kind))
+                _check_rate(reader.rate)
+                yield Opened(reader, reader.num_samples, reader.rate, reader.channels, exact=False)
+                return
             contents = examine_once(file, whole) if once else examine(audio, thorough=look != "ends")
             pieces = contents.pieces if contents is not None and contents.pieces is not None else ((0, audio.seek(0, os.SEEK_END)),)
             decoder = stack.enter_context(Decoder(View(audio, pieces)))  # libsndfile would trust the suffix of a name
             rate = int(decoder.samplerate)
-            if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-                raise ContainerError(f"its rate is {rate} Hz; expected {LOWEST_RATE} to {HIGHEST_RATE:,} Hz")
+            _check_rate(rate)
             exact = contents is not None and contents.frames is not None and not contents.estimated
             yield Opened(decoder, _length(decoder, contents), rate, int(decoder.channels), exact)
     except (ContainerError, soundfile.SoundFileError, OSError, MemoryError, OverflowError, ValueError, struct.error) as error:
         raise UnreadableAudioError(f"cannot read '{path}': {_reason(path, error)}") from error
+
+
+def _check_rate(rate: int) -> None:
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise ContainerError(f"its rate is {rate} Hz; expected {LOWEST_RATE} to {HIGHEST_RATE:,} Hz")
 
 
 def _bytes_of(source: str | Path | bytes) -> BinaryIO:

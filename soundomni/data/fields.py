@@ -47,10 +47,10 @@ class Fields:
     def path(self, record: Mapping[str, Any]) -> str:
         """Return the path that a record names. Raise ValueError if it names none."""
         if self.template is not None:
-            lacking = [name for name in names_in(self.template) if not isinstance(record.get(name), str | int)]
+            lacking = [name for name in names_in(self.template) if not isinstance(record.get(name), str | int | float)]
             if lacking:
                 raise ValueError(f"no {few(lacking)}, which its path '{self.template}' needs")
-            return self.template.format_map({name: str(record[name]).strip() for name in names_in(self.template)})
+            return self.template.format_map({name: _in_path(record[name]) for name in names_in(self.template)})
         value = record.get(self.columns["path"])
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"'{self.columns['path']}' is {'empty' if value in (None, '') else kind_of(value)}; expected a path")
@@ -199,6 +199,11 @@ def _is_template(path: str) -> bool:
         return all(name.isidentifier() for name in names_in(path)) and not re.search(r"\{[^}]*[!:][^}]*\}", path)
     except ValueError:
         return False
+
+
+def _in_path(value: str | float) -> str:
+    """Return a value as names of files have it: Parquet and pandas make whole numbers 30.0, where the name has 30."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 def _texts(value: object, column: str) -> list[str]:

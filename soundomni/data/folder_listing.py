@@ -13,6 +13,7 @@ from pathlib import Path
 from soundomni.core.errors import DataError
 from soundomni.core.files.paths import place
 from soundomni.core.interfaces import Skip
+from soundomni.data.aac import AAC_SUFFIXES, NEEDS_PYAV
 from soundomni.data.audio import SUFFIXES
 from soundomni.data.file_names import normal_form, stem_of, suffix_of
 
@@ -83,10 +84,13 @@ def unread_format(key: str, name: str | None = None) -> Skip | None:
         name: name of the file; the key by default.
     """
     suffix = suffix_of(key if name is None else name).lower()
-    if suffix not in _UNREADABLE:
+    if suffix not in _UNREADABLE or suffix in SUFFIXES:
         return None
     kind = suffix[1:].upper()
-    return Skip(key, f"{kind} files cannot be read; convert it to WAV or FLAC", "unsuitable", f"in {kind}, which cannot be read")
+    reason = f"{kind} files cannot be read; convert it to WAV or FLAC"
+    if suffix in AAC_SUFFIXES:
+        reason = f"{kind} files cannot be read without PyAV; run `{NEEDS_PYAV}`, or convert it to WAV or FLAC"
+    return Skip(key, reason, "unsuitable", f"in {kind}, which cannot be read")
 
 
 def check_patterns(name: str, patterns: object) -> None:

@@ -29,10 +29,11 @@ class Step:
         batches: this rank's packed batches; one may be empty if none of its clips could be read.
         state: state of the data after this step, for JSON; the same on all ranks.
         counts: counts of this step, to be added up over steps. `samples`, `tokens`, `budget` (tokens that would have
-            fit), `seen` (clips tried) and `unreadable` (clips that could not be read) count this rank's batches, to be added up over ranks
-            too. `unlisted` counts files that the listing found unreadable, so that they are never tried: rank 0 gives
-            them with the first step of a fresh run, and otherwise it is 0, so it also adds up over ranks. `refused` and
-            `ineligible` count samples that planning left out, the same on all ranks.
+            fit), `seen` (clips tried), `unreadable` (clips that could not be read) and `rejected` (clips that a filter left
+            out after they were read) count this rank's batches, to be added up over ranks too. `unlisted` counts files that
+            the listing found unreadable, so that they are never tried: rank 0 gives them with the first step of a fresh
+            run, and otherwise it is 0, so it also adds up over ranks. `refused` and `ineligible` count samples that planning
+            left out, the same on all ranks.
     """
 
     batches: tuple[PackedBatch, ...]
@@ -108,7 +109,7 @@ class PackedLoader(Iterator[Step]):
         while len(self._ahead) <= _STEPS_AHEAD:
             self._ahead.append(self._schedule())
         scheduled = self._ahead.popleft()
-        seen, unreadable = self._reader.seen, self._reader.unreadable.count
+        seen, unreadable, rejected = self._reader.seen, self._reader.unreadable.count, self._reader.rejected.count
         batches = tuple(self._finished(scheduled, number) for number in self._mine)
         counts: dict[str, float] = {
             "samples": sum(len(batch.keys) for batch in batches),
@@ -116,6 +117,7 @@ class PackedLoader(Iterator[Step]):
             "budget": len(batches) * self._spec.tokens_per_batch,
             "seen": self._reader.seen - seen,
             "unreadable": self._reader.unreadable.count - unreadable,
+            "rejected": self._reader.rejected.count - rejected,
             "unlisted": self._unlisted,
             **scheduled.left_out,
         }

@@ -11,19 +11,23 @@ import itertools
 import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
 import numpy as np
 
 from soundomni.core.errors import DataError, SpecError
-from soundomni.core.interfaces import Dataset, Item, Skip
-from soundomni.core.spec.schema import DataSpec, Slot
+from soundomni.core.interfaces import Augmentation, Dataset, Item, Skip
+from soundomni.core.spec.schema import DataSpec, MixtureEntry, Slot
 from soundomni.core.writing.tasks import Task, build_tasks
 from soundomni.data.data_section import check_use
+from soundomni.data.filtered import Filtered
 from soundomni.data.held_out import held_out_indices
 from soundomni.data.reports import check_skip_limit, name_first
+
+Build = Callable[[str, Slot], Any]
+"""(kind, slot) → the plugin."""
 
 logger = logging.getLogger("soundomni.data")
 
@@ -39,7 +43,7 @@ class _Purpose(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A dataset and how it is used; it has the fields of MixtureEntry."""
+    """A dataset and how it is used; it has the fields of MixtureEntry, and filters have already been applied."""
 
     dataset: Dataset
     tasks: Mapping[str, float]
@@ -47,6 +51,7 @@ class Source:
     num_used: int = -1
     held_out: float = 0.0
     max_seconds: float | None = None
+    augmentations: Mapping[str, Augmentation] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,8 +115,8 @@ class Mixture:
         self._orders: dict[str, tuple[int, np.ndarray]] = {}
 
     @classmethod
-    def open(cls, spec: DataSpec, build: Callable[[Slot], Dataset]) -> Mixture:
-        """Build the datasets of a spec.
+    def open(cls, spec: DataSpec, build: Build) -> Mixture:
+        """Build the datasets of a spec, with their filters and augmentations.
 
         One that cannot be used raises DataError if it is mandatory, otherwise it is left out.
 
@@ -124,7 +129,7 @@ class Mixture:
             if entry is None:
                 continue
             try:
-                dataset = open_dataset(entry.source, build, skip_limit=spec.skip_limit)
+                dataset, augmentations = open_entry(name, entry, build, skip_limit=spec.skip_limit)
             except DataError as error:
                 if entry.is_mandatory:
                     raise DataError(f"dataset '{name}': {error}") from error
@@ -139,6 +144,7 @@ class Mixture:
                 num_used=entry.num_used,
                 held_out=entry.held_out,
                 max_seconds=entry.max_seconds,
+                augmentations=augmentations,
             )
         return cls(sources=sources, tasks=tasks, seed=spec.seed, left_out=tuple(left_out))
 
@@ -219,14 +225,30 @@ class Mixture:
         return self._orders[name][1]
 
 
-def open_dataset(source: Slot, build: Callable[[Slot], Dataset], *, skip_limit: float) -> Dataset:
+def open_entry(name: str, entry: MixtureEntry, build: Build, *, skip_limit: float) -> tuple[Dataset, dict[str, Augmentation]]:
+    """Build a dataset of a spec as `open_dataset` does, without the clips that its filters leave out, and its augmentations.
+
+    Raise DataError also if the filters leave out every clip, and SpecError if the clips are encoded and have augmentations.
+    """
+    filters = _built("filter", f"data.datasets.{name}.filters", entry.filters, build)
+    augmentations = _built("augmentation", f"data.datasets.{name}.augmentations", entry.augmentations, build)
+    dataset = open_dataset(entry.source, build, skip_limit=skip_limit)
+    if augmentations and dataset.encoding is not None:
+        raise SpecError(
+            f"data.datasets.{name}.augmentations has {', '.join(augmentations)}; expected none, because the clips of this dataset are "
+            "encoded. Use the dataset of audio, or remove them"
+        )
+    return (Filtered(dataset, filters) if filters else dataset), augmentations
+
+
+def open_dataset(source: Slot, build: Build, *, skip_limit: float) -> Dataset:
     """Build a dataset, which lists its clips without decoding any.
 
     Raise DataError if it cannot be opened, is empty, or if the listing found more than the share `skip_limit` of its
     files unreadable, with at least MIN_SEEN files read or unreadable. Missing files and items without a caption do not
     count.
     """
-    dataset = build(source)
+    dataset: Dataset = build("dataset", source)
     if len(dataset) == 0:
         raise DataError("it has no items")
     unreadable = _unreadable(dataset)
@@ -272,6 +294,18 @@ def _tasks_of(name: str, source: Source, known: Mapping[str, Task]) -> tuple[tup
     if len(source.dataset) == 0:
         raise DataError(f"dataset '{name}': it has no items")
     return tuple(tasks)
+
+
+def _built(kind: str, key: str, slots: Mapping[str, Slot | None], build: Build) -> dict[str, Any]:
+    """Build the named plugins of a dataset, without those that a later layer removed. Raise SpecError, which names the key."""
+    made: dict[str, Any] = {}
+    for name, slot in slots.items():
+        try:
+            if slot is not None:
+                made[name] = build(kind, slot)
+        except SpecError as error:
+            raise SpecError(f"{key}.{name}: {error}") from error
+    return made
 
 
 def _weighted(tasks: Sequence[tuple[Task, float]], draw: float) -> Task:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
-from soundomni.core.errors import UnreadableAudioError
+from soundomni.core.errors import RejectedAudioError, UnreadableAudioError
 from soundomni.core.sequence import Sample
 from soundomni.data.batch_planner import Planned
 from soundomni.data.mixture import Mixture
@@ -20,8 +20,8 @@ PendingSample = Callable[[], Sample]
 class ClipReader:
     """Reads clips in threads: decoding and resampling release the interpreter.
 
-    A sample whose clip cannot be read is left out, named once in the log `soundomni.data` and counted; nothing replaces
-    it. Whether there are too many of them is for the run to decide, which knows the counts of all ranks and of the time
+    A sample whose clip cannot be read, or that a filter rejects, is left out, named once in the log `soundomni.data` and counted;
+    nothing replaces it. Whether there are too many of them is for the run to decide, which knows the counts of all ranks and of the time
     before it was resumed.
 
     Args:
@@ -35,6 +35,7 @@ class ClipReader:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="soundomni-read") if workers else None
         self.seen = 0
         self.unreadable = Reports("unreadable", kind="unreadable")
+        self.rejected = Reports("rejected")
 
     def start(self, planned: Sequence[Planned]) -> list[tuple[Planned, PendingSample]]:
         """Begin to read the clips of a batch."""
@@ -49,6 +50,8 @@ class ClipReader:
             self.seen += 1
             try:
                 samples.append(wait())
+            except RejectedAudioError as error:
+                self.rejected.add(planned.draw.key, partial(str, error))
             except UnreadableAudioError as error:
                 self.unreadable.add(planned.draw.key, partial(str, error))
         return samples
@@ -60,6 +63,10 @@ class ClipReader:
 
     def _read(self, planned: Planned) -> Sample:
         dataset, crop = self._mixture.sources[planned.draw.source].dataset, planned.plan.crop
+        if planned.augmenter is not None:
+            waveform, rate = planned.augmenter.read(dataset, planned.draw.index, crop, planned.draw.seed)
+            sample = self._writer.fill(planned.plan, waveform, rate, cut=True)
+            return planned.augmenter.masked(sample, self._writer.feature_dims)
         if dataset.encoding is not None:
             first, count = encoded_part(crop, dataset.encoding.spec)
             values = dataset.load_encoded(planned.draw.index, first=first, num_frames=count)

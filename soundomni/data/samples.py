@@ -20,7 +20,7 @@ from soundomni.core.sequence import TEXT, Attend, Role, Sample, Segment
 from soundomni.core.spec.schema import DropoutSpec, SegmentTemplate
 from soundomni.core.writing.chat import Answer, taught_chat
 from soundomni.core.writing.segments import CodecModality, HeardModality, SegmentWriter
-from soundomni.core.writing.tasks import PROMPTED, Task
+from soundomni.core.writing.tasks import PROMPTED, Task, length_texts
 from soundomni.data.audio import fit_announced, match_channels, resample, resampled_length
 from soundomni.data.data_section import check_dropout
 
@@ -68,6 +68,12 @@ class SampleWriter:
         self._writer = writer
         self._dropout = dropout or DropoutSpec()
         check_dropout(self._dropout)
+
+    @property
+    def feature_dims(self) -> dict[str, int]:
+        """Dimensions of the features of each modality that hears clips, by its name."""
+        heard = (one for one in self._writer.modalities.values() if isinstance(one, HeardModality))
+        return {one.name: one.spec.feature_dim for one in heard if one.spec.source == "waveform"}
 
     def check(self, task: Task) -> None:
         """Raise SpecError if the model cannot do this task."""
@@ -135,7 +141,8 @@ class SampleWriter:
         crop = self._crop(item, task, crop_draw, max_seconds)
         if isinstance(crop, Skip):
             return replace(crop, key=key)
-        texts = {"caption": _choose(item.captions, caption_draw), "seconds": f"{crop.num_samples / crop.rate:g}"}
+        seconds = length_texts(crop.num_samples / crop.rate, start=crop.offset / crop.rate, total=crop.total / crop.rate)
+        texts = {"caption": _choose(item.captions, caption_draw), **seconds}
         if item.questions:
             texts["question"], texts["answer"] = item.questions[int(question_draw * len(item.questions))]
         if self._in_chat(task):

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING
 from soundomni.core.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from soundomni.testing.augmentation import AugmentationSuite
     from soundomni.testing.backbone import BackboneSuite
     from soundomni.testing.codec import CodecSuite
     from soundomni.testing.connector import ConnectorSuite
     from soundomni.testing.critic import CriticSuite
     from soundomni.testing.dataset import DatasetSuite
     from soundomni.testing.encoder import EncoderSuite
+    from soundomni.testing.filter import FilterSuite
     from soundomni.testing.next_token_objective import NextTokenObjectiveSuite
     from soundomni.testing.next_token_sampler import NextTokenSamplerSuite
     from soundomni.testing.objective import ObjectiveSuite
@@ -32,12 +34,14 @@ if TYPE_CHECKING:
     from soundomni.testing.tracker import TrackerSuite
 
 __all__ = [
+    "AugmentationSuite",
     "BackboneSuite",
     "CodecSuite",
     "ConnectorSuite",
     "CriticSuite",
     "DatasetSuite",
     "EncoderSuite",
+    "FilterSuite",
     "NextTokenObjectiveSuite",
     "NextTokenSamplerSuite",
     "ObjectiveSuite",

@@ -7,7 +7,7 @@ import random
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +18,10 @@ from soundomni.core.assembly.modality import CodecModality
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.segment_writer import clip_writer, segment_writer
 from soundomni.core.errors import SpecError
-from soundomni.core.interfaces import Dataset
 from soundomni.core.pretrained.directory import without_codec_weights, without_weights
 from soundomni.core.spec import registry
 from soundomni.core.spec.ranges import check_loss_weights
-from soundomni.core.spec.schema import CodecSpec, DataSpec, MixtureEntry, SegmentTemplate, Slot, Spec, TrainSpec
+from soundomni.core.spec.schema import CodecSpec, DataSpec, MixtureEntry, SegmentTemplate, Spec, TrainSpec
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.writing.segments import SegmentWriter
 from soundomni.data.batch_planner import state_for_other_data
@@ -110,8 +109,8 @@ def build_parts(
         trust_class_paths: whether plugins may be named by import path.
     """
     _seed_all(train.seed)
-    dataset = partial(_dataset, trust_class_paths=trust_class_paths)
-    mixture = world.on_every(lambda: Mixture.open(data, dataset))
+    build = partial(registry.build, trust_class_paths=trust_class_paths)
+    mixture = world.on_every(lambda: Mixture.open(data, build))
     listings = list_data(mixture, world)
     position = _position(opened, listings, mixture, world, allowed=allowed)
     tokenizer = run_tokenizer(spec, mixture, world, home, latest=opened.latest, start=start)
@@ -145,10 +144,6 @@ def build_parts(
         home=home,
         start=start,
     )
-
-
-def _dataset(slot: Slot, *, trust_class_paths: bool) -> Dataset:
-    return cast(Dataset, registry.build("dataset", slot, trust_class_paths=trust_class_paths))
 
 
 def _seed_all(seed: int) -> None:

@@ -263,7 +263,7 @@ def _steps(parts: Parts, progress: Progress, world: World) -> Iterator[_RankStep
     while True:
         with world.own_errors():
             step = next(parts.loader)
-        own = {name: step.counts[name] for name in ("samples", "tokens", "seen", "unreadable", "unlisted")}
+        own = {name: step.counts[name] for name in ("samples", "tokens", "seen", "unreadable", "rejected", "unlisted")}
         shared = {name: step.counts[name] if world.is_main else 0.0 for name in ("refused", "ineligible")}
         lost = progress.totals.get("unreadable", 0.0)
         is_logged = is_log_step(progress.step + 1, parts.train)

@@ -72,7 +72,8 @@ def test_a_spec_takes_it_as_its_readme_says(kind: str, written: dict[str, Path],
     loaded = registry.load(kind, name)
     assert loaded.__name__ == f"Acme{kind.capitalize()}7{kind.capitalize()}" and loaded.__module__ == f"soundomni_acme_{kind}_7.{kind}"
     usage = (written[kind] / "README.md").read_text().rpartition("A spec then takes it as ")[2]
-    overrides = re.findall(r"`(--[^`]+)`", usage) or [f"--data.datasets.mine={{source: {name}, tasks: {{generate: 1}}}}"]
+    entry = f"source: {name}" if kind == "dataset" else f"source: toy-sounds, {kind}s: {{mine: {name}}}"
+    overrides = re.findall(r"`(--[^`]+)`", usage) or [f"--data.datasets.mine={{{entry}, tasks: {{generate: 1}}}}"]
     assert all(name in override for override in overrides)
     if kind != "critic":  # nano trains a model, which has no critics
         assert main(["spec", "validate", "nano", *overrides]) == 0

@@ -298,8 +298,8 @@ def test_folders_that_cannot_be_written_are_refused_before_anything_is_made(
     for folder in (empty, twins):
         folder.mkdir()
     assert "no audio files in" in fails("reconstruct", mixed, empty, "--model", tiny_model, "--out", out)
-    (empty / "a.m4a").write_bytes(b"")
-    assert "the first, 'a.m4a': M4A files cannot be read" in fails("reconstruct", empty, "--model", tiny_model, "--out", out)
+    (empty / "a.wma").write_bytes(b"")
+    assert "the first, 'a.wma': WMA files cannot be read" in fails("reconstruct", empty, "--model", tiny_model, "--out", out)
     assert not out.exists()
     for name in ("x.wav", "x.flac"):
         soundfile.write(twins / name, np.zeros(100), 8000)
@@ -316,9 +316,9 @@ def test_what_a_folder_has_besides_audio_is_named(tiny_model: Path, tmp_path: Pa
     folder = tmp_path / "in"
     folder.mkdir()
     soundfile.write(folder / "good.wav", sounds(1, 0.1)[0].T, 8000)
-    for name in ("bad.wav", "other.m4a", "notes.txt"):
+    for name in ("bad.wav", "other.wma", "notes.txt"):
         (folder / name).write_bytes(b"no audio")
     (folder / "again").symlink_to(folder, target_is_directory=True)
     told = result("reconstruct", folder, "--model", tiny_model, "--out", tmp_path / "out", status=1)
-    assert [Path(one["file"]).name for one in told["failures"]] == ["other.m4a", "bad.wav"] and len(told["files"]) == 1
+    assert [Path(one["file"]).name for one in told["failures"]] == ["other.wma", "bad.wav"] and len(told["files"]) == 1
     assert outputs(tmp_path / "out") == ["good.wav"] and math.isfinite(told["table"][0]["si_sdr"])

@@ -18,7 +18,7 @@ def folder(tmp_path, monkeypatch):
         soundfile.write(root / f"{i}.wav", 0.1 * np.sin(np.arange(800)), 8000)
         if i:
             (root / f"{i}.txt").write_text("a sound")
-    (root / "x.m4a").write_bytes(b"")
+    (root / "x.wma").write_bytes(b"")
     return root
 
 
@@ -32,10 +32,10 @@ def layer(tmp_path, source, **entry):
 def test_what_is_listed_and_left_out_is_told(folder, tmp_path, capsys):
     spec = layer(tmp_path, "{class_path: audio-folder, init_args: {path: sounds}}")
     assert main(["spec", "validate", "demo", spec]) == 0
-    assert "data 'mine': 3 clips are listed; left out: 1 without a caption, 1 in M4A, which cannot be read" in capsys.readouterr().out
+    assert "data 'mine': 3 clips are listed; left out: 1 without a caption, 1 in WMA, which cannot be read" in capsys.readouterr().out
     assert main(["--json", "spec", "validate", "demo", spec]) == 0
     (found,) = json.loads(capsys.readouterr().out)["data"]
-    assert found == {"name": "mine", "clips": 3, "left_out": {"without a caption": 1, "in M4A, which cannot be read": 1}}
+    assert found == {"name": "mine", "clips": 3, "left_out": {"without a caption": 1, "in WMA, which cannot be read": 1}}
 
 
 @pytest.mark.parametrize(

@@ -93,8 +93,6 @@ def test_broken_files_are_named_in_one_line(tmp_path, kind, reason):
 @pytest.mark.parametrize(
     ("head", "reason"),
     [
-        (b"\0\0\0\x20ftypM4A ", "an MP4 file (M4A, MOV), which cannot be read. Convert it to WAV or FLAC"),
-        (b"\0\0\0\x18ftypqt  ", "an MP4 file"),
         (b"\x1a\x45\xdf\xa3\x9f\x42\x86", "a Matroska or WebM file"),
         (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "an ASF file (WMA)"),
         (b"wvpk\x10\0", "a WavPack file"),

@@ -66,3 +66,18 @@ def test_no_row_leads_out_of_the_folder(parts, tmp_path, row):
     with pytest.raises(DataError, match=r"train.csv' has the (youtube_id|start_time) '.*without folders") as caught:
         AudioCaps(**parts)
     assert "\n" not in str(caught.value)
+
+
+def test_starts_that_are_written_as_floats_find_their_clips(parts, tmp_path):
+    rows = ["1,abc,30.0,A dog barks", "2,abc,30,Barking", "3,-x_y,0.0,Rain falls", "4,half,1.5,A car"]
+    (tmp_path / "train.csv").write_text("\n".join(["audiocap_id,youtube_id,start_time,caption", *rows]) + "\n")
+    soundfile.write(tmp_path / "clips" / "half_1.5.wav", np.zeros(800), 8000)
+    data = AudioCaps(**parts)
+    assert [data.item(i).key for i in range(len(data))] == ["abc_30.wav", "-x_y_0.wav", "half_1.5.wav"] and not data.skipped
+    assert data.item(0).captions == ("A dog barks", "Barking") and data.load(2)[0].shape == (1, 800)
+
+
+def test_a_clip_whose_name_has_the_start_as_it_is_written_is_found_first(parts, tmp_path):
+    (tmp_path / "train.csv").write_text("audiocap_id,youtube_id,start_time,caption\n1,abc,30.0,A dog barks\n")
+    soundfile.write(tmp_path / "clips" / "abc_30.0.wav", np.zeros(800), 8000)
+    assert AudioCaps(**parts).item(0).key == "abc_30.0.wav"

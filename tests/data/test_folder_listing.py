@@ -79,10 +79,10 @@ def test_a_folder_that_cannot_be_read_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        "b.m4a",
+        "b.m4p",
         "b.WMA",
-        "sub/b.aac",
-        "b.mp4",
+        "sub/b.m4r",
+        "b.m4v",
         "b.webm",
         "b.amr",
         "b.3gp",

@@ -262,11 +262,11 @@ def test_a_relative_root_takes_absolute_paths_too(sounds, monkeypatch):
 
 
 def test_files_that_have_no_decoder_are_counted_by_format(sounds):
-    (sounds / "x.m4a").write_bytes(b"\0\0\0\x20ftypM4A ")
+    (sounds / "x.wma").write_bytes(b"\0\0\0\x20ftypM4A ")
     (sounds / "y.wav").write_bytes(b"\0\0\0\x20ftypM4A ")
-    data = Manifest(path=lines(sounds, *({"path": name, "text": "x"} for name in ("a.wav", "x.m4a", "y.wav"))))
+    data = Manifest(path=lines(sounds, *({"path": name, "text": "x"} for name in ("a.wav", "x.wma", "y.wav"))))
     assert [(skip.key, skip.kind, skip.group) for skip in data.skipped] == [
-        ("x.m4a", "unsuitable", "in M4A, which cannot be read"),
+        ("x.wma", "unsuitable", "in WMA, which cannot be read"),
         ("y.wav", "unreadable", ""),
     ]
 

@@ -3,7 +3,6 @@
 import json
 import logging
 from collections import Counter
-from functools import partial
 
 import numpy as np
 import pytest
@@ -123,7 +122,7 @@ def test_open_leaves_out_what_is_not_mandatory_and_stops_for_what_is(ramps, capl
     class Skipping(ramps):
         skipped = tuple(Skip(f"s{i}", "it has no caption", "no caption") for i in range(5))
 
-    def make(slot):
+    def make(kind, slot):
         if slot.class_path == "missing":
             raise DataError("no folder 'x'")
         if slot.class_path == "unknown":
@@ -169,7 +168,7 @@ def folder_of(root, *, good, garbage):
 def open_folder(root, *, is_mandatory=True, **changes):
     entry = MixtureEntry(source=Slot("audio-folder", {"path": str(root)}), is_mandatory=is_mandatory)
     toys = MixtureEntry(source=Slot("toy-sounds"))
-    return Mixture.open(DataSpec(datasets={"mine": entry, "toys": toys}, **changes), partial(build, "dataset"))
+    return Mixture.open(DataSpec(datasets={"mine": entry, "toys": toys}, **changes), build)
 
 
 def test_a_folder_of_garbage_stops_the_run(tmp_path):
@@ -207,7 +206,7 @@ def test_missing_files_and_captions_are_not_unreadable(tmp_path):
     (tmp_path / "caps.csv").write_text("audiocap_id,youtube_id,start_time,caption\n" + rows)
     caps = MixtureEntry(source=Slot("audiocaps", {"csv": str(tmp_path / "caps.csv"), "audio_dir": str(tmp_path)}))
     folder = MixtureEntry(source=Slot("audio-folder", {"path": str(root)}))
-    mixture = Mixture.open(DataSpec(datasets={"mine": folder, "caps": caps}, skip_limit=0.0), partial(build, "dataset"))
+    mixture = Mixture.open(DataSpec(datasets={"mine": folder, "caps": caps}, skip_limit=0.0), build)
     assert mixture.sizes == {"mine": 10, "caps": 1} and mixture.num_unlisted == 0
     assert Counter(skip.kind for skip in mixture.skipped) == {"missing": 59, "no caption": 30}
 
@@ -223,7 +222,7 @@ def test_registered_data_sets_open_by_name(tmp_path):
             "gone": MixtureEntry(source=Slot("audio-folder", {"path": str(tmp_path / "gone")}), is_mandatory=False),
         }
     )
-    mixture = Mixture.open(spec, partial(build, "dataset"))
+    mixture = Mixture.open(spec, build)
     assert mixture.sizes == {"folder": 1, "caps": 1} and mixture.captions(1) == ["silence", "silence"]
     assert mixture.left_out[0].reason.startswith("there is no folder")
 

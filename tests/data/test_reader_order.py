@@ -119,7 +119,7 @@ def test_a_thousand_clips_of_which_one_in_twenty_is_damaged(tmp_path, kind):
     for i in range(0, 950, 50):
         waveform, rate = data.load(i)
         assert (waveform.shape[1], rate) == (data.item(i).num_samples, RATE)
-    assert open_dataset(Slot(kind, {}), lambda _: data, skip_limit=0.06) is data
+    assert open_dataset(Slot(kind, {}), lambda *_: data, skip_limit=0.06) is data
 
 
 @pytest.mark.parametrize("kind", READERS)

@@ -12,7 +12,21 @@ from torch.distributed.tensor import DTensor
 from soundomni import testing
 from soundomni.core.attention.layout import Layout
 from soundomni.core.errors import DataError
-from soundomni.core.interfaces import Connector, Critic, Dataset, Encoding, Item, Objective, Optimizer, Query, Router, Sampler, Tracker
+from soundomni.core.interfaces import (
+    Augmentation,
+    Connector,
+    Critic,
+    Dataset,
+    Encoding,
+    Filter,
+    Item,
+    Objective,
+    Optimizer,
+    Query,
+    Router,
+    Sampler,
+    Tracker,
+)
 from soundomni.core.representation import EMPTY, HIDDEN, RepresentationSpec, TokenSpec
 from soundomni.core.spec.registry import load
 
@@ -1174,6 +1188,100 @@ broken(testing.DatasetSuite, "keys", "items 0 and 1 are both 'same'; expected un
 broken(testing.DatasetSuite, "cheap", r"item loaded the clips \[0, 1\]; expected it to decode nothing")(Two)
 broken(testing.DatasetSuite, "load", "gave 90 samples at 8000 Hz; its item says 100 at 8000")(Two)
 broken(testing.DatasetSuite, "beyond", r"item\(2\) of 2 items gave Item; expected IndexError")(Two)
+
+
+@broken(testing.FilterSuite, "describe", r"describe\('8000/0.wav'\) returned an item of another clip, 'renamed'")
+class Renames(Filter):
+    def describe(self, item):
+        return replace(item, key="renamed")
+
+
+@broken(testing.FilterSuite, "describe", r"returned the reason 'no\\nway'; expected one line")
+class TwoLines(Filter):
+    def describe(self, item):
+        return "no\nway"
+
+
+@broken(testing.FilterSuite, "describe", "gave the captions 'rain'; expected a tuple of texts")
+class OneText(Filter):
+    def describe(self, item):
+        return replace(item, captions="rain")
+
+
+@broken(testing.FilterSuite, "reject", "reject returned a bool; expected None or a reason")
+class SaysYes(Filter):
+    def reject(self, item, waveform, sample_rate):
+        return True
+
+
+@broken(testing.FilterSuite, "reject", "reject changed the clip in place; expected it to stay")
+class Normalizes(Filter):
+    def reject(self, item, waveform, sample_rate):
+        waveform /= max(1e-6, np.abs(waveform).max())
+
+
+@broken(testing.FilterSuite, "stable", r"describe\('.*'\) differs in another instance")
+class EverySecond(Filter):
+    def __init__(self):
+        self.count = 0
+
+    def describe(self, item):
+        self.count += 1
+        return item if self.count % 2 else "it is the second"
+
+
+@broken(testing.AugmentationSuite, "tempo", "tempo is 0.0; expected 0.1 to 10")
+class StandsStill(Augmentation):
+    def tempo(self, draws):
+        return 0.0
+
+
+@broken(testing.AugmentationSuite, "change", r"change of \[1, 1\] gave float64 \[1, 1\]; expected float32 \[1, 1\]")
+class Widens(Augmentation):
+    def change(self, waveform, sample_rate, draws):
+        return waveform * np.float64(0.5)
+
+
+@broken(testing.AugmentationSuite, "change", r"change of \[2, 777\] gave float32 \[2, 388\]; expected float32 \[2, 777\]")
+class Halves2(Augmentation):
+    def change(self, waveform, sample_rate, draws):
+        return waveform[:, : max(1, waveform.shape[1] // 2)].copy()
+
+
+@broken(testing.AugmentationSuite, "silence", "change of silence gave samples that are not finite")
+class ToFullScale(Augmentation):
+    def change(self, waveform, sample_rate, draws):
+        with np.errstate(all="ignore"):
+            return waveform / np.abs(waveform).max()
+
+
+@broken(testing.AugmentationSuite, "in_place", "change changed its clip in place; expected a new array")
+class InPlace(Augmentation):
+    def change(self, waveform, sample_rate, draws):
+        waveform *= np.float32(0.5)
+        return waveform
+
+
+@broken(testing.AugmentationSuite, "draws", "the same draws gave different clips in two instances; draw only from `draws`")
+class DrawsElsewhere(Augmentation):
+    def change(self, waveform, sample_rate, draws):
+        return waveform * np.float32(np.random.default_rng().random())
+
+
+@broken(testing.AugmentationSuite, "threads", "four threads got other clips than one")
+class SharedBuffer(Augmentation):
+    def __init__(self):
+        self.calls = 0
+
+    def change(self, waveform, sample_rate, draws):
+        self.calls += 1
+        return waveform * np.float32(1 / self.calls)
+
+
+@broken(testing.AugmentationSuite, "mask", r"mask\(1, 1\) gave bool \(1,\); expected None or bool of this shape")
+class OneAxis(Augmentation):
+    def mask(self, num_tokens, feature_dim, draws):
+        return np.zeros(num_tokens, dtype=np.bool_)
 
 
 @broken(testing.TrackerSuite, "log", r"log\(0, \{\}\) raised ValueError: .*; expected it to be accepted")

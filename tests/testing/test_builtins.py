@@ -458,6 +458,16 @@ class TestWebDataset(testing.DatasetSuite):
         return build("dataset", self.name, {"path": self.folder, "index_dir": "memory"})
 
 
+TestLength = suite(testing.FilterSuite, "Length", "length", least=0.1, most=1.0)
+TestSilence = suite(testing.FilterSuite, "Silence", "silence")
+TestChannelSwap = suite(testing.AugmentationSuite, "ChannelSwap", "channel-swap")
+TestGain = suite(testing.AugmentationSuite, "Gain", "gain", decibels=[-20, 20])
+TestMono = suite(testing.AugmentationSuite, "Mono", "mono", probability=0.5)
+TestPhaseFlip = suite(testing.AugmentationSuite, "PhaseFlip", "phase-flip")
+TestPitch = suite(testing.AugmentationSuite, "Pitch", "pitch", semitones=[-24, 24])
+TestResample = suite(testing.AugmentationSuite, "Resample", "resample", rates=[1000, 8000])
+TestSpecAugment = suite(testing.AugmentationSuite, "SpecAugment", "spec-augment", longest=1.0, widest=1.0)
+TestSpeed = suite(testing.AugmentationSuite, "Speed", "speed", factors=[0.25, 4.0])
 TestTensorBoard = suite(testing.TrackerSuite, "TensorBoard", "tensorboard")
 
 

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from torch.distributed.tensor import DTensor
 from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.segment_writer import segment_writer
-from soundomni.core.interfaces import Dataset
 from soundomni.core.sequence import NO_LABEL, Clips, PackedBatch
 from soundomni.core.spec import registry
 from soundomni.core.spec.load import load_spec, resolve
@@ -53,7 +52,7 @@ def parts(spec: Spec, world: World) -> tuple[UnifiedModel, PackedLoader]:
     """The model and the loader of a run."""
     data, train = spec.data, spec.train
     assert data is not None and train is not None
-    mixture = Mixture.open(data, lambda slot: cast(Dataset, registry.build("dataset", slot)))
+    mixture = Mixture.open(data, registry.build)
     tokenizer = TextTokenizer.train(mixture.captions(64), vocab_size=spec.model.tokenizer.vocab_size)
     model = build_model(spec.model, vocab_size=tokenizer.vocab_size)
     model.made().normalizer.leave()

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import torch
 from tiny_spec import tiny_spec
 
 from soundomni.core.assembly.build import build_model
 from soundomni.core.assembly.segment_writer import segment_writer
-from soundomni.core.interfaces import Dataset
 from soundomni.core.spec.registry import build
-from soundomni.core.spec.schema import DropoutSpec, Slot
+from soundomni.core.spec.schema import DropoutSpec
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.data.held_out_batches import plan_held_out
 from soundomni.data.mixture import Mixture
@@ -35,7 +33,7 @@ def held_out(world: World, directory: Path) -> HeldOut:
     tokenizer = TextTokenizer.train(["a sine"], vocab_size=300)
     model = build_model(spec.model, vocab_size=tokenizer.vocab_size, seed=3)
     model.made().normalizer.leave()
-    mixture = Mixture.open(spec.data, lambda slot: cast(Dataset, build("dataset", cast(Slot, slot))))
+    mixture = Mixture.open(spec.data, build)
     segments = segment_writer(model, spec.model, tokenizer=tokenizer)
     writer = SampleWriter(segments, dropout=DropoutSpec(text=0.0, latent=0.0, features=0.0))
     batches = plan_held_out(mixture, writer, spec.data, most=-1)

@@ -143,7 +143,7 @@ class EncoderModality(Modality):
         return 1
 
     def enter(self, clips: Clips) -> Entered:
-        """Return the features of clips in the hidden space."""
+        """Return the features of clips in the hidden space, without those that are masked."""
         if len(clips):
             return Entered(self.enter_context(clips))
         # Every rank runs the encoder: a silent clip, whose features are dropped.
@@ -155,6 +155,9 @@ class EncoderModality(Modality):
     def enter_context(self, clips: Clips) -> Tensor:
         """Return the hidden tokens `[N, H]` of the clips' features."""
         features = self._features(clips.waveform, clips.lengths)
+        if clips.masked is not None:  # the encoder may return tokens of padding behind those of the longest clip
+            beyond = features.shape[1] - clips.masked.shape[1]
+            features = features.masked_fill(functional.pad(clips.masked, (0, 0, 0, beyond)), 0.0)
         places = frame_places(clips.num_tokens, features.shape[1], self.device)
         return self.connector.enter(features.flatten(0, 1).index_select(0, places).to(self.dtype))
 

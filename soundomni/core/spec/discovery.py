@@ -18,7 +18,10 @@ from typing import Any
 
 from soundomni.core.errors import describe
 
-KINDS = ("backbone", "router", "connector", "codec", "critic", "sampler", "encoder", "objective", "dataset", "tracker", "optimizer")
+KINDS = (
+    *("backbone", "router", "connector", "codec", "critic", "sampler", "encoder", "objective", "dataset", "filter", "augmentation"),
+    *("tracker", "optimizer"),
+)
 OWN = "soundomni"
 """The distribution of the built-in plugins."""
 

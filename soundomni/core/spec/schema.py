@@ -98,7 +98,8 @@ class SegmentTemplate:
     """One segment of a task: exactly one of `text` and `audio`.
 
     Args:
-        text: pattern with `{caption}`, `{question}`, `{answer}` or `{seconds}`, the length of the clip.
+        text: pattern with `{caption}`, `{question}`, `{answer}` or `{seconds}`, the length of the clip; or `{seconds_start}` and
+            `{seconds_total}`, in whole seconds: where in its recording the clip begins, and how long the recording is.
         audio: "features" (to understand), "target" (to generate) or "context" (clean latents or codes).
         of: the modality of the audio; null for the first one that is heard, or made. For text, the modality whose encoder reads it;
             null for the text tokens of the model.
@@ -273,6 +274,8 @@ class MixtureEntry:
         held_out: share of its items that training never draws and that validation measures the losses on; 1 for a dataset
             that is only measured. Digests of the keys decide which items: the same in every run, and as the dataset grows.
         max_seconds: longer clips are cut at a random place (to generate) or skipped (to understand); null for no limit.
+        filters: name → what decides which clips are used and may write their captions, in order; null removes one of an earlier layer.
+        augmentations: name → what changes clips at random while training, in order; null removes one of an earlier layer.
     """
 
     source: Slot = slot("dataset")
@@ -282,6 +285,8 @@ class MixtureEntry:
     num_used: int = -1
     held_out: float = 0.0
     max_seconds: float | None = None
+    filters: dict[str, Slot | None] = slot("filter", named=True)
+    augmentations: dict[str, Slot | None] = slot("augmentation", named=True)
 
 
 @dataclass(frozen=True, kw_only=True)

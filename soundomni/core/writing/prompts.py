@@ -20,7 +20,7 @@ from soundomni.core.spec.schema import SegmentTemplate
 from soundomni.core.waveform import Audio, convert
 from soundomni.core.writing.chat import Message, answer_opening, chat_context, taught_chat
 from soundomni.core.writing.segments import SegmentWriter
-from soundomni.core.writing.tasks import BUILT_IN
+from soundomni.core.writing.tasks import BUILT_IN, length_texts
 
 
 class PromptWriter:
@@ -77,7 +77,7 @@ class PromptWriter:
 
         Raise DataError if prompt and clip are longer than the samples that the model was trained with.
         """
-        texts = {"caption": text, "seconds": self._seconds(slot, seconds)}
+        texts = {"caption": text, **length_texts(self._seconds(slot, seconds))}
         context = tuple(self._prompt(texts, clips or {}))
         self._check_prompt(context, slot, name)
         return context
@@ -87,7 +87,7 @@ class PromptWriter:
 
         The arguments are those of `prompt`.
         """
-        texts = {"caption": text, "seconds": self._seconds(slot, seconds)}
+        texts = {"caption": text, **length_texts(self._seconds(slot, seconds))}
         written = (template for template in self._writer.prompt if self._is_written(template, text))
         staying = (template for template in written if template.of is not None and self._writer.reads(template.of).stays)
         return tuple(replace(self._writer.segment(template, texts=texts), attended=False) for template in staying)
@@ -96,8 +96,8 @@ class PromptWriter:
         """Return whether a template has a text that is not left out."""
         return template.text is not None and bool(text or "{caption}" not in template.text)
 
-    def _seconds(self, slot: Segment, seconds: float | None) -> str:
-        return f"{slot.num_samples / self._writer.made(slot.of).spec.sample_rate if seconds is None else seconds:g}"
+    def _seconds(self, slot: Segment, seconds: float | None) -> float:
+        return slot.num_samples / self._writer.made(slot.of).spec.sample_rate if seconds is None else seconds
 
     def _prompt(self, texts: Mapping[str, str], clips: Mapping[str, Segment]) -> Iterator[Segment]:
         for template in self._writer.prompt:

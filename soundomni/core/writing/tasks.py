@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.interfaces import Item
 from soundomni.core.spec.schema import SegmentTemplate
 
-PLACEHOLDERS = ("caption", "question", "answer", "seconds")
+PLACEHOLDERS = ("caption", "question", "answer", "seconds", "seconds_start", "seconds_total")
 PROMPTED = ("generate", "continue", "fill")
 """Built-in tasks that begin with the model's prompt, see ModelSpec; below, it is the usual one."""
 
@@ -51,6 +52,21 @@ class Task:
         if self.placeholders & {"question", "answer"} and not item.questions:
             return "question"
         return None
+
+
+def length_texts(seconds: float, *, start: float = 0.0, total: float | None = None) -> dict[str, str]:
+    """Return the values of `{seconds}`, `{seconds_start}` and `{seconds_total}` for a clip.
+
+    The last two are in whole seconds and say where in a recording a part of it begins, rounded down, and how long the recording is, rounded
+    up, as Stable Audio has them.
+
+    Args:
+        seconds: length of the clip.
+        start: seconds of the recording before the clip.
+        total: length of the recording; None for that of the clip.
+    """
+    whole = seconds if total is None else total
+    return {"seconds": f"{seconds:g}", "seconds_start": f"{math.floor(start)}", "seconds_total": f"{math.ceil(whole)}"}
 
 
 def build_tasks(custom: Mapping[str, Sequence[SegmentTemplate]] | None = None) -> dict[str, Task]:

@@ -8,10 +8,12 @@ HEAD = 64
 """Number of bytes to look at."""
 
 _CONVERT = "which cannot be read. Convert it to WAV or FLAC"
+_PYAV = "which cannot be read without PyAV. Run `pip install soundomni[m4a]`, or convert it to WAV or FLAC"
 _ASK_AGAIN = "not audio. Fetch it again"
 
 _KINDS: tuple[tuple[bytes, str, str], ...] = (
-    (rb".{4}ftyp", "an MP4 file (M4A, MOV)", _CONVERT),
+    (rb".{4}ftyp", "an MP4 file (M4A, MOV)", _PYAV),
+    (rb"\xff[\xf0\xf1\xf8\xf9]", "an AAC stream", _PYAV),
     (rb"\x1a\x45\xdf\xa3", "a Matroska or WebM file", _CONVERT),
     (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "an ASF file (WMA)", _CONVERT),
     (rb"#!AMR", "an AMR file", _CONVERT),

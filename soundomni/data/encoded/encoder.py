@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from soundomni.core.assembly.encoding import encode_clips
-from soundomni.core.errors import DataError, SpecError, UnreadableAudioError, message_of
+from soundomni.core.errors import DataError, RejectedAudioError, SpecError, UnreadableAudioError, message_of
 from soundomni.core.interfaces import Codec, Dataset, Item, Skip
 from soundomni.core.waveform import resampled_length
 from soundomni.data.audio import fit_announced
@@ -89,7 +89,7 @@ class ClipEncoder:
         return self.num_frames(item) * self.codec.spec.token_dim * np.dtype(self.dtype).itemsize
 
     def encode(self, indices: Sequence[int]) -> Iterator[Encoded | Skip]:
-        """Yield the clips of `indices` in order; a Skip for one that cannot be read.
+        """Yield the clips of `indices` in order; a Skip for one that cannot be read, or that a filter leaves out.
 
         Raise DataError for values that are not finite, or too large for the dtype.
         """
@@ -114,6 +114,8 @@ class ClipEncoder:
                 raise UnreadableAudioError(f"cannot use '{item.key}': it decodes at {rate} Hz, but {item.sample_rate} Hz were announced")
             part = fit_announced(waveform, item.num_samples, rate, name=item.key)
             return item, converted(part, rate, spec.sample_rate, spec.channels, key=item.key)
+        except RejectedAudioError as error:
+            return Skip(item.key, message_of(error), "unsuitable", "left out by a filter")
         except UnreadableAudioError as error:
             return Skip(item.key, message_of(error))
 

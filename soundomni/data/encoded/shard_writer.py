@@ -67,7 +67,8 @@ class ShardWriter(FolderWriter):
         for clip in self.encoder.encode(self.parts[number]):
             told(clip)
             if isinstance(clip, Skip):
-                lines.append(json.dumps({"key": clip.key, "skipped": clip.reason}))
+                kind = {} if clip.kind == "unreadable" else {"kind": clip.kind}
+                lines.append(json.dumps({"key": clip.key, "skipped": clip.reason, **kind}))
                 continue
             lines.append(json.dumps(line_of(clip.item, first, len(clip.rows))))
             rows.append(clip.rows)

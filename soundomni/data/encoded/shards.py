@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError
 from torch import Tensor
 
-from soundomni.core.errors import CheckpointError, DataError, UnreadableAudioError, message_of
+from soundomni.core.errors import CheckpointError, DataError, UnreadableAudioError, message_of, shown
 from soundomni.core.files.paths import place
 from soundomni.core.files.safe_tensors import open_tensors, readable
 from soundomni.core.files.small_files import open_regular
@@ -177,7 +177,11 @@ def _skip(values: Mapping[str, Any]) -> Skip:
     key, reason = values.get("key"), values["skipped"]
     if not isinstance(key, str) or not isinstance(reason, str):
         raise ValueError("expected texts for 'key' and 'skipped'")
-    return Skip(key, " ".join(reason.split()) or "it could not be encoded")
+    told = " ".join(reason.split()) or "it could not be encoded"
+    kind = values.get("kind", "unreadable")
+    if kind not in ("unreadable", "unsuitable"):
+        raise ValueError(f"the kind of a skipped clip is {shown(kind)}; expected unreadable or unsuitable")
+    return Skip(key, told) if kind == "unreadable" else Skip(key, told, "unsuitable", "left out by a filter")
 
 
 def _check_keys(folder: Path, items: list[Item]) -> None:

@@ -1,0 +1,152 @@
+"""Decoding of MP4 files (M4A) and AAC streams with PyAV, which the optional extra `m4a` installs.
+
+Shape letters: C audio channels, S samples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import re
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from soundomni.data.containers import ContainerError
+
+AAC_SUFFIXES = (".aac", ".m4a", ".m4b", ".mp4")
+"""Suffixes of the files that count as audio where PyAV is installed."""
+
+NEEDS_PYAV = "pip install soundomni[m4a]"
+
+_FORMATS = ((rb".{4}ftyp", "mov"), (rb"\xff[\xf0\xf1\xf8\xf9]", "aac"))
+"""First bytes, and the only demuxer that may read such a file: others could open further files."""
+_HEAD = 8
+_PADDING = 8192  # samples at most that encoders add at both ends; some containers announce them, and the decoder drops them
+
+
+def has_pyav() -> bool:
+    """Return whether PyAV is installed, without importing it."""
+    return importlib.util.find_spec("av") is not None
+
+
+def format_of(file: BinaryIO) -> str | None:
+    """Return the demuxer for a file, which is then at its beginning; None if its first bytes are of another kind."""
+    file.seek(0)
+    head = file.read(_HEAD)
+    file.seek(0)
+    return next((name for pattern, name in _FORMATS if re.match(pattern, head, re.DOTALL)), None)
+
+
+class AacReader:
+    """A file that is decoded from its beginning to its end.
+
+    The samples that the encoder added in front are dropped. Those that it added at the end are too if the container announces a length.
+
+    Args:
+        file: the file; it must stay open, and nothing else may read from it.
+        format: what `format_of` says.
+
+    Raise ContainerError if the file has no audio, is truncated or is damaged.
+    """
+
+    def __init__(self, file: BinaryIO, *, format: str) -> None:
+        with _errors(), contextlib.ExitStack() as stack:
+            container, stream = _opened(file, format)
+            stack.callback(container.close)
+            self._frames: Iterator[Any] = container.decode(stream)
+            self._first = next(self._frames, None)
+            if self._first is None:
+                raise ContainerError("it has no audio")
+            self.rate, self.channels = int(self._first.sample_rate), int(self._first.layout.nb_channels)
+            seconds = stream.duration * stream.time_base if format == "mov" and stream.duration and stream.time_base else None
+            if seconds is None:  # an AAC stream only says how long it is by its end
+                self.num_samples = int(self._first.samples) + sum(int(frame.samples) for frame in self._frames)
+                container.close()
+                container, stream = _opened(file, format)
+                stack.callback(container.close)
+                self._frames, self._first = container.decode(stream), None
+            else:
+                self.num_samples = round(seconds * self.rate)
+            self._closing = stack.pop_all()
+        self._left, self._rest = self.num_samples, np.zeros((self.channels, 0), np.float32)
+
+    def __enter__(self) -> AacReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._closing.close()
+
+    def skip(self, count: int, *, exact: bool) -> None:
+        """Decode and drop samples; a frame depends on those before it, so it never seeks."""
+        for _ in self.blocks(count):
+            pass
+
+    def blocks(self, count: int) -> Iterator[np.ndarray]:
+        """Yield float32 `[some, C]` until `count` samples or the end. Raise ContainerError for a damaged file."""
+        while count > 0:
+            if not self._rest.shape[1]:
+                self._rest = self._next()
+            used, self._rest = self._rest[:, :count], self._rest[:, count:]
+            if not used.shape[1]:
+                return
+            self._left -= used.shape[1]
+            count -= used.shape[1]
+            yield used.T
+
+    def _next(self) -> np.ndarray:
+        """Return the next samples `[C, S]`, none at the end. Silence stands for the last announced ones if the decoder drops them."""
+        with _errors():
+            frame, self._first = self._first or next(self._frames, None), None
+        if frame is None:
+            return np.zeros((self.channels, self._left if 0 < self._left <= _PADDING else 0), np.float32)
+        if (int(frame.sample_rate), int(frame.layout.nb_channels)) != (self.rate, self.channels):
+            raise ContainerError("its rate or its number of channels changes further on")
+        return _samples(frame)
+
+
+def _opened(file: BinaryIO, format: str) -> tuple[Any, Any]:
+    """Return the container and its first audio stream. Raise ContainerError if it has none, or less audio than it announces."""
+    import av
+
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    container = av.open(file, mode="r", format=format, metadata_errors="replace")
+    try:
+        if not container.streams.audio:
+            raise ContainerError("it has no audio")
+        stream = container.streams.audio[0]
+        stream.codec_context.thread_count = 1
+        end = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+        if format == "mov" and end > size:
+            raise ContainerError(f"it is truncated; its audio ends at byte {end:,}, and it has {size:,} bytes")
+    except BaseException:
+        container.close()
+        raise
+    return container, stream
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
+    """Turn errors of PyAV into ContainerError."""
+    import av
+
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        raise ContainerError(f"it is truncated or damaged; {error.strerror}") from error
+
+
+def _samples(frame: Any) -> np.ndarray:
+    """Return the samples of a frame, float32 `[C, S]` with full scale at 1."""
+    values = frame.to_ndarray()
+    if not frame.format.is_planar:
+        values = values.reshape(-1, int(frame.layout.nb_channels)).T
+    if values.dtype.kind == "f":
+        return np.ascontiguousarray(values, dtype=np.float32)
+    scale, offset = 2.0 ** (8 * values.dtype.itemsize - 1), 128.0 if values.dtype.kind == "u" else 0.0
+    scaled: np.ndarray = ((values - offset) / scale).astype(np.float32)
+    return scaled

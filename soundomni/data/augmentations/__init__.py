@@ -1,0 +1,1 @@
+"""What changes clips at random while training."""

@@ -1,0 +1,107 @@
+"""A dataset without the clips that filters leave out, and with what filters say about the others.
+
+Shape letters: C audio channels, S samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from soundomni.core.errors import DataError, PluginError, RejectedAudioError, SpecError, one_line, shown
+from soundomni.core.interfaces import Dataset, Encoding, Filter, Item, Skip
+
+
+class Filtered(Dataset):
+    """The clips of a dataset that every filter keeps, in the same order.
+
+    A clip that a filter rejects only once it has been read raises RejectedAudioError.
+
+    Args:
+        dataset: all clips.
+        filters: name → filter, in the order in which they are asked; each gets the item as the one before returned it.
+
+    Raise DataError if no clip is left, SpecError for a filter of encoded clips that wants to hear them, and PluginError for one that
+    returns something else than an item or a reason, or an item of another clip.
+    """
+
+    def __init__(self, dataset: Dataset, filters: Mapping[str, Filter]) -> None:
+        self._dataset = dataset
+        self._filters = dict(filters)
+        if dataset.encoding is not None:
+            _check_encoded(filters)
+        self._skipped: list[Skip] = []
+        self._items: list[Item] = []
+        self._indices: list[int] = []
+        for index in range(len(dataset)):
+            item = self._described(dataset.item(index))
+            if item is not None:
+                self._items.append(item)
+                self._indices.append(index)
+        if not self._items and self._skipped:
+            first = self._skipped[0]
+            raise DataError(f"the filters leave out all {len(self._skipped):,} clips; the first, '{first.key}': {first.reason}")
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def item(self, index: int) -> Item:
+        return self._items[index]
+
+    def load(self, index: int) -> tuple[np.ndarray, int]:
+        """Return float32 `[C, S]` and the file's rate. Raise UnreadableAudioError, or RejectedAudioError."""
+        return self._heard(index, *self._dataset.load(self._indices[index]))
+
+    def load_part(self, index: int, *, first: int, num_samples: int) -> tuple[np.ndarray, int]:
+        """Return a part of what `load` returns; filters only hear this part. Raise UnreadableAudioError, or RejectedAudioError."""
+        return self._heard(index, *self._dataset.load_part(self._indices[index], first=first, num_samples=num_samples))
+
+    @property
+    def encoding(self) -> Encoding | None:
+        return self._dataset.encoding
+
+    def load_encoded(self, index: int, *, first: int = 0, num_frames: int | None = None) -> np.ndarray:
+        """Return frames of an encoded clip. Raise UnreadableAudioError."""
+        return self._dataset.load_encoded(self._indices[index], first=first, num_frames=num_frames)
+
+    @property
+    def skipped(self) -> tuple[Skip, ...]:
+        return (*self._dataset.skipped, *self._skipped)
+
+    def _described(self, item: Item) -> Item | None:
+        """Return an item as the filters describe it, or None if one leaves it out, which is noted."""
+        for name, one in self._filters.items():
+            found = one.describe(item)
+            if isinstance(found, str):
+                self._skipped.append(Skip(item.key, one_line(found) or "it gives no reason", "unsuitable", _group(name)))
+                return None
+            if not isinstance(found, Item) or _clip(found) != _clip(item):
+                given = f"an item of another clip, '{found.key}'" if isinstance(found, Item) else shown(found)
+                raise PluginError(f"filter '{name}' returned {given} for '{item.key}'; expected an item of this clip, or a reason")
+            item = found
+        return item
+
+    def _heard(self, index: int, waveform: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
+        item = self._items[index]
+        for name, one in self._filters.items():
+            reason = one.reject(item, waveform, rate)
+            if reason is not None:
+                raise RejectedAudioError(f"filter '{name}' leaves it out: {one_line(str(reason))}")
+        return waveform, rate
+
+
+def _clip(item: Item) -> tuple[str, int, int]:
+    return item.key, item.num_samples, item.sample_rate
+
+
+def _group(name: str) -> str:
+    return f"left out by filter '{name}'"
+
+
+def _check_encoded(filters: Mapping[str, Filter]) -> None:
+    for name, one in filters.items():
+        if type(one).reject is not Filter.reject:
+            raise SpecError(
+                f"filter '{name}' hears clips, but those of its dataset are encoded. Use the dataset of audio, or remove the filter"
+            )

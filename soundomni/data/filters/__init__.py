@@ -1,0 +1,1 @@
+"""What decides which clips of a dataset are used."""
