@@ -599,6 +599,21 @@ class Objective(nn.Module, ABC):
         """
         return self.corrupt(clean, known=known, noise=noise, generators=generators)
 
+    @property
+    def has_timesteps(self) -> bool:
+        """Whether all clips can be brought to one timestep, see `corrupt_to`; False by default."""
+        return False
+
+    def corrupt_to(
+        self, clean: Representation, *, known: Tensor, noise: Tensor, generators: Sequence[torch.Generator], timestep: float
+    ) -> Query:
+        """Return what `corrupt` does, but with all clips at one timestep in (0, 1), in the units of the objective's distribution.
+
+        Held-out losses by timestep are measured in this way. Everything else is drawn as in `corrupt_at`. Only called if `has_timesteps`;
+        the default raises TypeError.
+        """
+        raise TypeError(f"{type(self).__name__} has no timesteps that could be chosen")
+
     def shown(self, values: Tensor, timesteps: Tensor) -> Tensor:
         """Return what the network is shown of values `[B, D, T]` at timesteps `[B, T]`; by default the values.
 

@@ -66,6 +66,8 @@ def check_train(train: TrainSpec) -> None:
         _expect(lambda x: 0 <= x < math.inf, f"train.loss_weights.{name}", weight, "finite and at least 0")
     if train.validating.patience and train.validating.best is None:
         raise SpecError("train.validation.patience is set, but train.validation.best is not. Set it, for example to validation/loss")
+    for i, timestep in enumerate(train.validating.timesteps):
+        _expect(lambda x: 0 < x < 1, f"train.validation.timesteps[{i}]", timestep, "above 0 and below 1")
     for name, phase in train.set_phases.items():
         _expect(lambda x: x >= 0, f"train.phases.{name}.starts", phase.starts, "at least 0")
         if phase.optimizer is not None or phase.schedule is not None:

@@ -424,6 +424,9 @@ class ValidationSpec:
     Args:
         every: steps between validations; 0 for never.
         num_held_out: held-out items of each dataset to measure the losses on, at most; -1 for all.
+        timesteps: timesteps at which the losses of flow matching and diffusion are measured as well, each with all clips at that timestep;
+            1 is noise. For v-prediction they are angles on its circle, in quarter turns, as in stable-audio-tools. Together they take
+            about as long as the other losses. A list in a later layer replaces this one; [] for none.
         best: the measured number by which steps are compared, such as validation/loss; the checkpoint of the best step is
             kept. null compares none.
         better: whether a "lower" or a "higher" number is better.
@@ -435,6 +438,7 @@ class ValidationSpec:
 
     every: int = switched_off("it to 0", 0)
     num_held_out: int = switched_off("it to 0", 256)
+    timesteps: list[float] = switched_off("it to []", lambda: [0.1, 0.3, 0.5, 0.7, 0.9])
     best: str | None = None
     better: Literal["lower", "higher"] = "lower"
     patience: int = switched_off("it to 0", 0)
