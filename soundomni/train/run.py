@@ -26,6 +26,7 @@ from soundomni.data.reports import check_skip_limit
 from soundomni.train.best import Best, criterion
 from soundomni.train.checkpoint import Checkpointer, find_step, list_checkpoints
 from soundomni.train.codec_training import CodecTraining
+from soundomni.train.codec_weights import check_codec_weights
 from soundomni.train.ema import EMA
 from soundomni.train.encoded_data import check_encoded
 from soundomni.train.latent_fitting import check_fitted
@@ -124,6 +125,8 @@ def run_training(
             stack.callback(home.close)
         begins = not world.gather(goes_on(Path(train.run_dir), existing))[0]  # a rank may see a shared disk late
         start = _open_start(resolved, world, trust_class_paths=trust_class_paths) if begins else None
+        if begins:
+            world.on_every(lambda: check_codec_weights(resolved, start, trust_class_paths=trust_class_paths))
         opened = open_run(
             home,
             resolved,

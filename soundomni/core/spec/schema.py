@@ -460,6 +460,7 @@ class TrainSpec:
         loss_starts: number of steps before a loss counts; 0 if not named.
         phases: name → settings of a phase; null removes those of an earlier layer. Training a codec has two: "critics" and then "codec".
         lora: adapters for some expert streams; null trains the weights themselves.
+        random_codec: let a codec of the model that has no weights keep random ones, in which nothing useful can be learned: for tests.
         ema_decay: decay of the averaged weights; 0 for no averaging.
         validation: what to generate and describe during training; null for nothing.
         precision: precision of the forward and backward pass; parameters and optimizer are always float32.
@@ -482,6 +483,7 @@ class TrainSpec:
     loss_starts: dict[str, int] = replaced(dict)
     phases: dict[str, PhaseSpec | None] = field(default_factory=dict)
     lora: LoRASpec | None = None
+    random_codec: bool = False
     ema_decay: float = switched_off("it to 0", 0.9999)
     precision: Literal["fp32", "bf16"] = "fp32"
     activation_checkpointing: bool = False
