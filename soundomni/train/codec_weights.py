@@ -22,7 +22,7 @@ def takes_weights(slot: Slot, *, trust_class_paths: bool = False) -> bool:
 def find_random_codecs(spec: Spec, start: Start | None, *, trust_class_paths: bool = False) -> list[str]:
     """Return a line for each codec of a model that would have random weights; none if `train.random_codec` allows that.
 
-    A codec is left alone if it has no parameters, takes no weights, or gets them from the model that training starts from.
+    A codec is fine if it has no parameters, takes no weights, or gets them from the model that training starts from.
 
     Args:
         spec: the resolved spec of a new run.
