@@ -48,7 +48,7 @@ def add_model_or_codec(parser: argparse.ArgumentParser) -> None:
 
 def add_adapter(parser: argparse.ArgumentParser) -> None:
     """Add `--adapter`."""
-    parser.add_argument("--adapter", type=expanded, metavar="DIR", help="LoRA adapter in peft's format, to merge into the model")
+    parser.add_argument("--adapter", type=expanded, metavar="DIR", help="LoRA or DoRA adapter in peft's format, to merge into the model")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from soundomni.core.assembly.lora import reset_magnitudes
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import CheckpointError, SpecError, amount
 from soundomni.core.pretrained.start import CHECKPOINTS
@@ -163,6 +164,8 @@ def _train(parts: Parts, world: World, *, stop: StopRequest, stack: ExitStack, p
                 parts.start.load(module)
         if world.is_main:
             tell(parts.start.describe())
+    if parts.opened.latest is None and isinstance(module, UnifiedModel):
+        world.on_every(lambda: reset_magnitudes(module))
     ema = EMA(module, decay=train.ema_decay) if train.ema_decay > 0 else None
     optimizer = build_optimizers(module, phases_of(module, train), trust_class_paths=trust_class_paths)
     state = RunState(module, optimizer, ema, Progress())

@@ -1,68 +1,20 @@
-"""Low-rank adapters (Hu et al. 2021) on the linear layers of chosen expert streams, trained and merged.
-
-An adapter of a layer W `[O, I]` computes W x + (alpha / r) · B A x with A `[r, I]` and B `[O, r]` (section 4.1).
-
-Shape letters: I inputs and O outputs of a layer, r rank.
-"""
+"""Low-rank adapters on the linear layers of chosen expert streams: where they go, and merging them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
+from torch.distributed.tensor import DTensor
 
+from soundomni.core.assembly.dora_linear import DoRALinear
+from soundomni.core.assembly.lora_linear import LoRALinear
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import CheckpointError, SpecError, did_you_mean
-from soundomni.core.spec.schema import LoRASpec
+from soundomni.core.spec.schema import AdapterKind, LoRASpec
 
-
-class LoRALinear(nn.Linear):
-    """A linear layer with an adapter: `[..., I]` → `[..., O]`.
-
-    A starts random and B at zero, so that at first it computes what the layer did. Weight and bias are the layer's own
-    parameters under their own names. Whether they are frozen does not change.
-
-    Args:
-        linear: the layer.
-        rank: r.
-        alpha: the adapter is scaled by alpha / r.
-        dropout: share of the adapter's inputs that are zeroed if gradients are computed.
-    """
-
-    def __init__(self, linear: nn.Linear, *, rank: int, alpha: float, dropout: float = 0.0) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
-        self.weight, self.bias = linear.weight, linear.bias
-        like: dict[str, Any] = {"device": linear.weight.device, "dtype": linear.weight.dtype}
-        self.lora_A = nn.Linear(linear.in_features, rank, bias=False, **like)  # drawn like any linear layer, Kaiming-uniform
-        self.lora_B = nn.Linear(rank, linear.out_features, bias=False, **like)
-        nn.init.zeros_(self.lora_B.weight)
-        self.rank, self.alpha, self.dropout = rank, alpha, dropout
-
-    def forward(self, input: Tensor) -> Tensor:
-        """`[..., I]` → `[..., O]`."""
-        drops = self.dropout > 0 and torch.is_grad_enabled()
-        adapted = functional.dropout(input, self.dropout) if drops else input
-        update: Tensor = self.lora_B(self.lora_A(adapted))
-        return super().forward(input) + self.alpha / self.rank * update
-
-    @torch.no_grad()
-    def merged(self) -> nn.Linear:
-        """Return a plain layer that computes the same; the weight is changed in place."""
-        add_low_rank(self.weight, self.lora_A.weight, self.lora_B.weight, scale=self.alpha / self.rank)
-        plain = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
-        plain.weight, plain.bias = self.weight, self.bias
-        return plain
-
-
-@torch.no_grad()
-def add_low_rank(weight: Tensor, a: Tensor, b: Tensor, *, scale: float) -> None:
-    """Add scale · B A to `weight` `[O, I]` in place, computed in float32 or a wider dtype."""
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    update = b.to(weight.device, wide) @ a.to(weight.device, wide)
-    weight.copy_(weight.to(wide).add_(update, alpha=scale))
+KINDS: Mapping[AdapterKind, type[LoRALinear]] = {"lora": LoRALinear, "dora": DoRALinear}
 
 
 def add_adapters(model: UnifiedModel, spec: LoRASpec, *, seed: int = 0) -> None:
@@ -100,7 +52,24 @@ def add_adapters(model: UnifiedModel, spec: LoRASpec, *, seed: int = 0) -> None:
         for name in names:
             linear = model.get_submodule(name)
             assert isinstance(linear, nn.Linear), "chosen above"
-            model.set_submodule(name, LoRALinear(linear, rank=spec.rank, alpha=spec.alpha, dropout=spec.dropout))
+            model.set_submodule(name, KINDS[spec.kind](linear, rank=spec.rank, alpha=spec.alpha, dropout=spec.dropout))
+
+
+def reset_magnitudes(model: nn.Module) -> None:
+    """Set the magnitudes of new DoRA adapters to the norms of the weights that the model has now, which may be sharded.
+
+    Raise SpecError for a row of zeros, whose direction no magnitude can scale.
+    """
+    for name, layer in adapted_layers(model).items():
+        if not isinstance(layer, DoRALinear):
+            continue
+        norms = layer.reset_magnitude()
+        own = norms.to_local() if isinstance(norms, DTensor) else norms
+        if bool((own == 0).any()):
+            raise SpecError(
+                f"train.lora.kind is 'dora', but the weight of '{name}' has rows of zeros, which have no direction. Start from a "
+                "trained model with model.start, or leave this layer out of train.lora.targets"
+            )
 
 
 def merge_adapters(model: nn.Module) -> None:

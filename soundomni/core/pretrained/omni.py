@@ -615,11 +615,11 @@ class SoundOmni:
         return round_trip(modality.codec, as_clip("the clip", clip), chunk_seconds=chunk_seconds)
 
     def load_adapter(self, directory: str | Path) -> None:
-        """Merge LoRA adapters into the weights, from a folder that `soundomni export --format peft-adapter` or peft
+        """Merge adapters (LoRA or DoRA) into the weights, from a folder that `soundomni export --format peft-adapter` or peft
         wrote.
 
         Raises:
-            CheckpointError: the folder is damaged, is not plain LoRA, or has a layer or a shape that this model does
+            CheckpointError: the folder is damaged, is neither LoRA nor DoRA, or has a layer or a shape that this model does
                 not have.
             SpecError: a layer shares its weight with another one, which the adapter would change too.
         """

@@ -384,6 +384,9 @@ class PhaseSpec:
     starts: int = 0
 
 
+AdapterKind = Literal["lora", "dora"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoRASpec:
     """Low-rank adapters: the weights of the named streams are frozen, and only their adapters are trained.
@@ -392,6 +395,7 @@ class LoRASpec:
 
     Args:
         streams: expert streams that get adapters, such as "und" and "gen".
+        kind: "lora", or "dora", which also learns the length of each row of a layer's weights (Liu et al. 2024).
         rank: rank of an adapter's two matrices.
         alpha: adapters are scaled by alpha / rank.
         dropout: share of an adapter's inputs that are zeroed in training.
@@ -400,6 +404,7 @@ class LoRASpec:
     """
 
     streams: list[str]
+    kind: AdapterKind = "lora"
     rank: int = 8
     alpha: float = 16.0
     dropout: float = switched_off("it to 0", 0.0)
