@@ -364,6 +364,8 @@ class Backbone(nn.Module, ABC):
     have no boundary tokens, and all conditions enter as "cross" or "global"."""
     takes_times: ClassVar[bool] = False
     """Whether `forward` needs `layout.conditions` with the timestep of each clip that is made, the highest of its tokens."""
+    condition_layers: ClassVar[tuple[str, ...]] = ()
+    """Last parts of the names of linear layers in `layers` whose inputs are conditions instead of the tokens of a stream."""
     lead_tokens: int = 0
     """Tokens in front of the frames of a clip that is made; they enter as zeros, and `forward` fills them."""
 

@@ -107,6 +107,7 @@ class DiTBackbone(Backbone):
     takes_empty_streams: ClassVar[bool] = True
     takes_text: ClassVar[bool] = False
     takes_times: ClassVar[bool] = True
+    condition_layers: ClassVar[tuple[str, ...]] = ("conditions.key_value",)
 
     def __init__(
         self,

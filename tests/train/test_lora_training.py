@@ -161,6 +161,31 @@ def test_dora_of_new_weights_that_are_zero_is_refused(tmp_path: Path) -> None:
         run_training(tiny_spec(tmp_path / "run", *DIT, targets))
 
 
+def test_adapters_with_an_interval_are_exported_on_their_own_and_may_be_recomputed(tmp_path: Path) -> None:
+    lora = "train.lora={streams: [all], rank: 2, interval: [0.0, 0.5], targets: [qkv, query, up]}"
+    options = (*DIT, lora, "train.steps=3", "train.optimizer.lr=0.02", "train.validation.every=3", "model.freeze=[encoder, connectors]")
+    for name, recompute in (("plain", "false"), ("recomputed", "true")):
+        run_training(tiny_spec(tmp_path / name, *options, f"train.activation_checkpointing={recompute}"))
+    plain, recomputed = (measured(tmp_path / name) for name in ("plain", "recomputed"))
+    for expected, found in zip(plain, recomputed, strict=True):
+        assert found == pytest.approx(expected, rel=1e-5)
+    assert (tmp_path / "plain" / "samples" / "step-00000003" / "00-a-c4-sine.wav").is_file()
+    with pytest.raises(CheckpointError, match=r"act only at timesteps from 0 to 0.5, .* Export them with --format peft-adapter"):
+        load_run(tmp_path / "plain")
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ("{streams: [all], interval: [0.5, 0.2]}", r"train.lora.interval is \[0.5, 0.2\]; expected two numbers from 0 to 1"),
+        ("{streams: [all], interval: [0, 0.5], targets: [key_value]}", "are conditions, which have no timestep"),
+    ],
+)
+def test_wrong_intervals_are_told_before_anything_is_built(lora: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=message):
+        check_spec(tiny_spec(tmp_path / "run", *DIT, f"train.lora={lora}"))
+
+
 @pytest.mark.long
 def test_magnitudes_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
     settings = [*LORA, "train.lora.kind=dora"]

@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 from soundomni.core.assembly.dora_linear import DoRALinear
 from soundomni.core.assembly.lora_linear import LoRALinear
 from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.assembly.timestep_gate import Interval, TimestepGate
 from soundomni.core.errors import CheckpointError, SpecError, did_you_mean
 from soundomni.core.spec.schema import AdapterKind, LoRASpec
 
@@ -44,15 +45,52 @@ def add_adapters(model: UnifiedModel, spec: LoRASpec, *, seed: int = 0) -> None:
         if not found:
             raise SpecError(f"train.lora.streams: the stream '{stream}' has none of the layers in train.lora.targets")
     refuse_shared(model, names)
+    gate = None if spec.interval is None else open_gate(model, spec.interval, names, key="train.lora.interval")
     for stream in chosen:
         for parameter in model.backbone.expert_parameters(stream):
             parameter.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for name in names:
-            linear = model.get_submodule(name)
-            assert isinstance(linear, nn.Linear), "chosen above"
-            model.set_submodule(name, KINDS[spec.kind](linear, rank=spec.rank, alpha=spec.alpha, dropout=spec.dropout))
+        for stream, found in chosen.items():
+            for name in found:
+                linear = model.get_submodule(name)
+                assert isinstance(linear, nn.Linear), "chosen above"
+                layer = KINDS[spec.kind](linear, rank=spec.rank, alpha=spec.alpha, dropout=spec.dropout)
+                layer.gate = None if gate is None else (gate, model.router.streams.index(stream))
+                model.set_submodule(name, layer)
+
+
+def open_gate(model: UnifiedModel, interval: Interval, names: Iterable[str], *, key: str) -> TimestepGate:
+    """Return what lets the adapters of the layers `names` act only at the timesteps of an interval.
+
+    Raise SpecError, which names the `key` of the interval, if the model does not know the timestep of each of their inputs.
+    """
+    low, high = interval
+    told = f"{key} is [{low:g}, {high:g}]"
+    if not 0 <= low < high <= 1:
+        raise SpecError(f"{told}; expected two numbers from 0 to 1, the lower one first")
+    if not model.backbone.takes_times:
+        kind = type(model.backbone).__name__
+        raise SpecError(f"{told}, but {kind} does not know the timesteps of clips. Use the backbone dit, or leave the interval out")
+    for name in names:
+        if _is_target(name, model.backbone.condition_layers):
+            raise SpecError(
+                f"{told}, but the inputs of '{name}' are conditions, which have no timestep. Leave that layer out of the targets, or the "
+                "interval"
+            )
+    objectives = [modality.objective for modality in model.all_made]
+    ends = torch.tensor([interval], device="cpu")  # also if the model is built without memory
+    if len({tuple(objective.shown_times(ends)[0].tolist()) for objective in objectives}) != 1:
+        made = ", ".join(modality.name for modality in model.all_made)
+        raise SpecError(f"{told}, but the objectives of {made} have timesteps of different kinds. Leave the interval out")
+    gate = TimestepGate(interval, objectives[0].shown_times)
+    gate.attach(model.backbone)
+    return gate
+
+
+def interval_of(model: nn.Module) -> Interval | None:
+    """Return the timesteps at which the adapters of a model act; None for all, or if it has no adapters."""
+    return next((layer.gate[0].interval for layer in adapted_layers(model).values() if layer.gate is not None), None)
 
 
 def reset_magnitudes(model: nn.Module) -> None:
@@ -73,7 +111,15 @@ def reset_magnitudes(model: nn.Module) -> None:
 
 
 def merge_adapters(model: nn.Module) -> None:
-    """Add every adapter of `model` to the weight of its layer, and put plain layers back in place."""
+    """Add every adapter of `model` to the weight of its layer, and put plain layers back in place.
+
+    Raise CheckpointError if the adapters act only at some timesteps.
+    """
+    if (interval := interval_of(model)) is not None:
+        raise CheckpointError(
+            f"the adapters act only at timesteps from {interval[0]:g} to {interval[1]:g}, so they cannot become part of the weights. "
+            "Export them with --format peft-adapter, and give them to the model that they were trained on with --adapter"
+        )
     for name, layer in adapted_layers(model).items():
         model.set_submodule(name, layer.merged())
 
@@ -81,7 +127,8 @@ def merge_adapters(model: nn.Module) -> None:
 def check_merged(model: nn.Module) -> None:
     """Raise CheckpointError if a model has adapters, which a model directory cannot hold."""
     if adapted_layers(model):
-        raise CheckpointError("the model has adapters, which a model directory cannot hold. Call merge_adapters first, or save_adapters")
+        cure = "Call merge_adapters first, or save_adapters" if interval_of(model) is None else "Save them with save_adapters"
+        raise CheckpointError(f"the model has adapters, which a model directory cannot hold. {cure}")
 
 
 def _checked_streams(model: UnifiedModel, streams: Iterable[str]) -> list[str]:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from soundomni.core.assembly.timestep_gate import TimestepGate
+
 
 class LoRALinear(nn.Linear):
     """A linear layer with an adapter: `[..., I]` → `[..., O]`.
@@ -35,6 +37,8 @@ class LoRALinear(nn.Linear):
         self.lora_B = nn.Linear(rank, linear.out_features, bias=False, **like)
         nn.init.zeros_(self.lora_B.weight)
         self.rank, self.alpha, self.dropout = rank, alpha, dropout
+        self.gate: tuple[TimestepGate, int] | None = None
+        """What says at which tokens of which stream the adapter acts; None for all."""
 
     @property
     def scale(self) -> float:
@@ -46,7 +50,8 @@ class LoRALinear(nn.Linear):
         drops = self.dropout > 0 and torch.is_grad_enabled()
         adapted = functional.dropout(input, self.dropout) if drops else input
         plain = super().forward(input)
-        return plain + self.update(adapted, None if drops else plain)
+        update = self.update(adapted, None if drops else plain)
+        return plain + (update if self.gate is None else self.gate[0].of(self.gate[1], update))
 
     def update(self, adapted: Tensor, plain: Tensor | None) -> Tensor:
         """Return what the adapter adds, `[..., O]`.

@@ -4,7 +4,7 @@ An adapter is a folder:
 
 | name | what it is |
 |---|---|
-| adapter_config.json | kind, rank, alpha, dropout and the adapted layers, as peft's LoraConfig |
+| adapter_config.json | kind, rank, alpha, dropout and the adapted layers, as peft's LoraConfig; `timestep_interval` if there is one |
 | adapter_model.safetensors | `base_model.model.<layer>.lora_A.weight` and `.lora_B.weight`; for DoRA, `.lora_magnitude_vector` too |
 
 Shape letters: I inputs and O outputs of a layer, r rank.
@@ -16,17 +16,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from soundomni.core.assembly.dora_linear import DoRALinear, merge_scaled, row_norms
-from soundomni.core.assembly.lora import adapted_layers, refuse_shared
+from soundomni.core.assembly.lora import KINDS, adapted_layers, open_gate, refuse_shared
 from soundomni.core.assembly.lora_linear import LoRALinear, add_low_rank
 from soundomni.core.assembly.model import UnifiedModel
-from soundomni.core.errors import CheckpointError, did_you_mean, shown, some
+from soundomni.core.assembly.timestep_gate import Interval
+from soundomni.core.errors import CheckpointError, SpecError, did_you_mean, shown, some
 from soundomni.core.files.json_objects import read_object
 from soundomni.core.files.paths import place
 from soundomni.core.limits import LARGEST_SCALE
@@ -39,6 +40,8 @@ CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 A, B, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
 MOST_RANK = 65_536
+INTERVAL, EVERYWHERE = "timestep_interval", (0.0, 1.0)
+"""Key of the timesteps at which adapters act, which peft does not know and warns of; and all timesteps."""
 
 INITIALIZATIONS = (True, False, "gaussian", "orthogonal")
 """Values of peft's `init_lora_weights` that do not change the base weights; others, such as "pissa", change them before
@@ -87,17 +90,51 @@ def check_free(directory: str | Path) -> None:
         raise CheckpointError(f"'{path}' is not an empty folder, and adapters never replace files. Choose another directory")
 
 
+def load_adapter_file(model: UnifiedModel, directory: str | Path, *, interval: Interval | None = None) -> None:
+    """Give a model the adapters in a folder that this library or peft wrote: all of them, or none on an error.
+
+    They are merged into the weights, unless they act only at some timesteps.
+
+    Args:
+        model: the whole model.
+        directory: the folder.
+        interval: timesteps (low, high) of the flow at which they act; None for what the folder says, by default all.
+
+    Raises:
+        CheckpointError: the folder is not an adapter, is not LoRA or DoRA, or does not fit the model in names or shapes; or the model
+            already has adapters that are not merged.
+        SpecError: an adapted layer shares its weight with another, or the model does not know the timesteps of clips.
+    """
+    path = Path(directory)
+    if adapted_layers(model):
+        raise CheckpointError("the model already has adapters that act at some timesteps only, and no others can be added. Load it again")
+    config = _read_config(path)
+    adapters = _read_adapters(model, path, config)
+    chosen = config.interval if interval is None else interval
+    if chosen is None or tuple(chosen) == EVERYWHERE:
+        _merge(model, adapters, config)
+    else:
+        _attach(model, adapters, config, chosen)
+
+
 def merge_adapter_file(model: nn.Module, directory: str | Path) -> None:
     """Add the adapters in a folder that this library or peft wrote to the weights of `model`: all of them, or none on
     an error.
 
     Raises:
-        CheckpointError: the folder is not an adapter, is not LoRA or DoRA, or does not fit the model in names or shapes.
+        CheckpointError: the folder is not an adapter, is not LoRA or DoRA, acts only at some timesteps, or does not fit the model in
+            names or shapes.
         SpecError: an adapted layer shares its weight with another.
     """
     path = Path(directory)
     config = _read_config(path)
-    adapters = _read_adapters(model, path, config)
+    if config.interval is not None:
+        told = f"acts only at timesteps from {config.interval[0]:g} to {config.interval[1]:g}"
+        raise CheckpointError(f"the adapter {place(path)} {told}, so it cannot become part of the weights. Use load_adapter_file")
+    _merge(model, _read_adapters(model, path, config), config)
+
+
+def _merge(model: nn.Module, adapters: Mapping[str, _Matrices], config: _Config) -> None:
     for name, (a, b, magnitude) in adapters.items():
         weight = model.get_submodule(name).weight
         assert isinstance(weight, Tensor), "only linear layers have adapters"
@@ -107,13 +144,38 @@ def merge_adapter_file(model: nn.Module, directory: str | Path) -> None:
             merge_scaled(weight, a, b, magnitude, scale=config.scale)
 
 
+@torch.no_grad()
+def _attach(model: UnifiedModel, adapters: Mapping[str, _Matrices], config: _Config, interval: Interval) -> None:
+    """Put layers with adapters, which act only at some timesteps, in place of those of the model."""
+    streams = {
+        id(parameter): index for index, stream in enumerate(model.router.streams) for parameter in model.backbone.expert_parameters(stream)
+    }
+    for name in adapters:
+        if id(model.get_submodule(name).weight) not in streams:
+            raise SpecError(
+                f"the adapter of '{name}' has an interval of timesteps, but the inputs of that layer are not tokens of a stream"
+            )
+    gate = open_gate(model, interval, adapters, key="the interval of the adapter")
+    for name, (a, b, magnitude) in adapters.items():
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear), "only linear layers have adapters"
+        layer = KINDS[config.kind](linear, rank=config.rank, alpha=config.alpha)
+        layer.lora_A.weight.copy_(a)
+        layer.lora_B.weight.copy_(b)
+        if magnitude is not None:
+            cast(DoRALinear, layer).lora_magnitude.copy_(magnitude)
+        layer.gate = gate, streams[id(linear.weight)]
+        model.set_submodule(name, layer)
+
+
 @dataclass(frozen=True)
 class _Config:
-    """What a folder says about its adapters: their kind, r and alpha."""
+    """What a folder says about its adapters: their kind, r, alpha, and the timesteps at which they act, None for all."""
 
     kind: AdapterKind
     rank: int
     alpha: float
+    interval: Interval | None = None
 
     @property
     def scale(self) -> float:
@@ -171,6 +233,8 @@ def _write(folder: Path, layers: Mapping[str, LoRALinear], *, base: str | None) 
         "rank_pattern": {},
         "alpha_pattern": {},
     }
+    if first.gate is not None:
+        config[INTERVAL] = list(first.gate[0].interval)
     tensors = {}
     for name, layer in layers.items():
         parts = [(A, layer.lora_A.weight), (B, layer.lora_B.weight)]
@@ -205,6 +269,7 @@ def _read_config(folder: Path) -> _Config:
     kind: AdapterKind = "dora" if rest.get("use_dora") is True else "lora"
     if kind == "dora":
         del rest["use_dora"]
+    interval = _read_interval(file, rest.pop(INTERVAL, None))
     if not (_is_number(rank, int) and 1 <= rank <= MOST_RANK):
         raise CheckpointError(f"'{file}': r is {shown(rank)}; expected a whole number from 1 to {MOST_RANK:,}")
     if not (_is_number(alpha, (int, float)) and 0 < alpha <= LARGEST_SCALE * rank):
@@ -215,7 +280,17 @@ def _read_config(folder: Path) -> _Config:
     others = sorted(key for key, value in rest.items() if value and key not in NO_MATTER)
     if others:
         raise CheckpointError(f"'{file}' sets {some(others)}; only plain LoRA and DoRA are supported")
-    return _Config(kind, rank, alpha)
+    return _Config(kind, rank, alpha, interval)
+
+
+def _read_interval(file: Path, value: object) -> Interval | None:
+    """Return the timesteps that a config gives, None for all. Raise CheckpointError if they are no interval."""
+    if value is None:
+        return None
+    ends = [float(end) for end in value if _is_number(end, (int, float))] if isinstance(value, list) and len(value) == 2 else []
+    if len(ends) != 2 or not 0 <= ends[0] < ends[1] <= 1:
+        raise CheckpointError(f"'{file}': {INTERVAL} is {shown(value)}; expected two numbers from 0 to 1, the lower one first")
+    return None if tuple(ends) == EVERYWHERE else (ends[0], ends[1])
 
 
 def _is_number(value: object, kind: type | tuple[type, ...]) -> bool:

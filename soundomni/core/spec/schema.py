@@ -401,6 +401,8 @@ class LoRASpec:
         dropout: share of an adapter's inputs that are zeroed in training.
         targets: names, or last parts of names, of the linear layers to adapt, such as "qkv", "output", "mlp.gate_up"
             and "mlp.down".
+        interval: timesteps (low, high) of the flow at which the adapters act, as in `guidance.interval`: 0 is clean, 1 is noise. Only
+            for backbones that know the timestep of each clip, such as dit; null for all timesteps.
     """
 
     streams: list[str]
@@ -409,6 +411,7 @@ class LoRASpec:
     alpha: float = 16.0
     dropout: float = switched_off("it to 0", 0.0)
     targets: list[str] = field(default_factory=lambda: ["qkv", "output"])
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
