@@ -284,7 +284,7 @@ def _read_config(folder: Path) -> _Config:
 
 
 def _read_interval(file: Path, value: object) -> Interval | None:
-    """Return the timesteps that a config gives, None for all. Raise CheckpointError if they are no interval."""
+    """Return the timesteps that a config gives, None for all. Raise CheckpointError for anything but an interval."""
     if value is None:
         return None
     ends = [float(end) for end in value if _is_number(end, (int, float))] if isinstance(value, list) and len(value) == 2 else []
