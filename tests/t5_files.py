@@ -12,14 +12,14 @@ import torch
 NUMBERS = ("zero", "one", "two", "three", "four", "five")
 
 
-def tiny_t5(folder: Path) -> Path:
-    """Write a T5 encoder of 8 dimensions with a tokenizer of whole words, and return its folder."""
+def tiny_t5(folder: Path, *, width: int = 8) -> Path:
+    """Write a T5 encoder of `width` dimensions with a tokenizer of whole words, and return its folder."""
     from transformers import T5Config, T5EncoderModel
 
     words = ["<pad>", "</s>", "<unk>", *NUMBERS]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        config = T5Config(vocab_size=len(words), d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+        config = T5Config(vocab_size=len(words), d_model=width, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
         T5EncoderModel(config).save_pretrained(folder, safe_serialization=True)
     _write_tokenizer(folder, words, end="</s>")
     return folder

@@ -70,7 +70,7 @@ class Request:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_model(parser, may_be_chain=True)
-    add_adapter(parser)
+    add_adapter(parser, takes_interval=True)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", action="append", metavar="TEXT", help="what to make; may be repeated")
     what.add_argument(

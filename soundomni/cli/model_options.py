@@ -46,9 +46,27 @@ def add_model_or_codec(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", type=int, metavar="N", help="use the checkpoint of step N of a run instead of the newest one")
 
 
-def add_adapter(parser: argparse.ArgumentParser) -> None:
-    """Add `--adapter`."""
-    parser.add_argument("--adapter", type=expanded, metavar="DIR", help="LoRA adapter in peft's format, to merge into the model")
+def add_adapter(parser: argparse.ArgumentParser, *, takes_interval: bool = False) -> None:
+    """Add `--adapter`, and `--adapter-interval` if asked for."""
+    if takes_interval:
+        parser.add_argument(
+            "--adapter-interval",
+            type=_interval,
+            metavar="LOW:HIGH",
+            help="timesteps at which the adapter acts, from 0, which is clean, to 1, which is noise (default: those it was trained with)",
+        )
+    parser.add_argument("--adapter", type=expanded, metavar="DIR", help="LoRA or DoRA adapter in peft's format, to merge into the model")
+
+
+def _interval(text: str) -> tuple[float, float]:
+    low, _, high = text.partition(":")
+    try:
+        ends = float(low), float(high)
+    except ValueError:
+        ends = (0.0, 0.0)
+    if not 0 <= ends[0] < ends[1] <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected LOW:HIGH, two timesteps from 0 to 1, such as 0:0.5")
+    return ends
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -114,14 +132,17 @@ def load_model(args: argparse.Namespace, overrides: Overrides, *, device: str) -
     """Return the model of `--model` on a device, with the adapters of `--adapter` merged if the command has that
     option."""
     from soundomni.cli.progress import Progress
+    from soundomni.core.errors import SpecError
 
     with Progress(f"loading {args.model}"):
         from soundomni.core.pretrained.omni import SoundOmni  # here, because importing torch takes time as well
 
         model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=device)
-        adapter = getattr(args, "adapter", None)
+        adapter, interval = getattr(args, "adapter", None), getattr(args, "adapter_interval", None)
         if adapter is not None:
-            model.load_adapter(adapter)
+            model.load_adapter(adapter, interval=interval)
+        elif interval is not None:
+            raise SpecError("--adapter-interval says when an adapter acts. Give the adapter with --adapter")
     return model
 
 

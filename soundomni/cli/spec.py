@@ -87,14 +87,16 @@ def _validate(args: argparse.Namespace, spec: Spec) -> int:
     doubts = check_spec(spec, trust_class_paths=args.trust_class_paths)
     for line in doubts:
         note(f"warning: {line}")
-    _check_start(args, spec)
+    random = _check_start(args, spec)
+    for line in random:
+        note(f"warning: {line}")
     data = _open_data(args, spec)
     rows = [{"key": key, "kind": kind, "name": slot.class_path} for key, kind, slot in slots(spec)]
     versions = lock(spec)
     names = ", ".join(f"{entry['distribution']} {entry['version']}" for entry in versions)
     text = table(["key", "kind", "name"], [list(row.values()) for row in rows])
     listed = "".join(f"\n{_listed(one)}" for one in data)
-    result = {"ok": True, "warnings": doubts, "plugins": rows, "lock": versions, "data": data}
+    result = {"ok": True, "warnings": [*doubts, *random], "plugins": rows, "lock": versions, "data": data}
     emit(args, result, text=f"ok\n{text}\nfrom {names}{listed}")
     return 0
 
@@ -171,27 +173,30 @@ def _listed(one: dict[str, Any]) -> str:
     )
 
 
-def _check_start(args: argparse.Namespace, spec: Spec) -> None:
-    """Compare the spec with its starting model, unless a run resumes without it; notes say what was not compared."""
+def _check_start(args: argparse.Namespace, spec: Spec) -> list[str]:
+    """Compare the spec with its starting model, and return a line for each codec without weights, unless a run resumes without either;
+    notes say what was not compared."""
     from pathlib import Path
 
     from soundomni.cli.console import note
     from soundomni.core.pretrained.directory import hub_name, is_absent
+    from soundomni.train.codec_weights import find_random_codecs
     from soundomni.train.run_directory.opening import goes_on
     from soundomni.train.start_weights import open_start
 
     if spec.model is None:
-        return
+        return []
     name = spec.model.start
     if spec.train is not None and goes_on(Path(spec.train.run_dir), "resume"):
-        return
+        return []
     if name is not None and is_absent(name):
         note(f"model.start: '{name}' is not here, so its weights were not compared")
-        return
+        return []
     of_hub = name is not None and hub_name(name) is not None
-    open_start(spec, weights=not of_hub, trust_class_paths=args.trust_class_paths)
+    start = open_start(spec, weights=not of_hub, trust_class_paths=args.trust_class_paths)
     if of_hub:
         note(f"model.start: the weights of '{name}' were not fetched; `soundomni train` compares their shapes before the first step")
+    return find_random_codecs(spec, start, trust_class_paths=args.trust_class_paths)
 
 
 def _schema() -> int:

@@ -370,6 +370,8 @@ class Backbone(nn.Module, ABC):
     takes_hints: ClassVar[bool] = False
     """Whether `forward` takes what an objective with `shows_known` tells about known frames from `layout.conditions`, and not as more
     numbers of each token. Only a backbone that takes times may do so."""
+    condition_layers: ClassVar[tuple[str, ...]] = ()
+    """Last parts of the names of linear layers in `layers` whose inputs are conditions or hints instead of the tokens of a stream."""
     lead_tokens: int = 0
     """Tokens in front of the frames of a clip that is made; they enter as zeros, and `forward` fills them."""
 
@@ -612,6 +614,21 @@ class Objective(nn.Module, ABC):
         override this draws timesteps from the generators, which fixes them too, but does not spread them evenly.
         """
         return self.corrupt(clean, known=known, noise=noise, generators=generators)
+
+    @property
+    def has_timesteps(self) -> bool:
+        """Whether all clips can be brought to one timestep, see `corrupt_to`; False by default."""
+        return False
+
+    def corrupt_to(
+        self, clean: Representation, *, known: Tensor, noise: Tensor, generators: Sequence[torch.Generator], timestep: float
+    ) -> Query:
+        """Return what `corrupt` does, but with all clips at one timestep in (0, 1), in the units of the objective's distribution.
+
+        Held-out losses by timestep are measured in this way. Everything else is drawn as in `corrupt_at`. Only called if `has_timesteps`;
+        the default raises TypeError.
+        """
+        raise TypeError(f"{type(self).__name__} has no timesteps that could be chosen")
 
     def shown(self, values: Tensor, timesteps: Tensor) -> Tensor:
         """Return what the network is shown of values `[B, D, T]` at timesteps `[B, T]`; by default the values.

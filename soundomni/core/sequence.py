@@ -388,6 +388,7 @@ class Clips:
         known: bool `[B, T]`, frames that are given; False beyond each clip.
         noise: bool `[B]`, whether the clip is a target or clean context.
         quantiles: quantile of each clip's timestep in the objective's distribution; None if the seeds decide.
+        timestep: timestep of all clips, for objectives with timesteps that can be chosen; None if quantiles or seeds decide.
         values: float32 `[B, D, T]` or int64 `[B, K, T]`, the clips that are encoded, zero elsewhere; None if none is.
         encoded: whether each clip is encoded; empty if none is.
         masked: bool `[B, T, F]`, features of heard clips that are set to zero, False beyond each clip; None if there are none.
@@ -404,6 +405,7 @@ class Clips:
     known: Tensor
     noise: Tensor
     quantiles: tuple[float, ...] | None = None
+    timestep: float | None = None
     values: Tensor | None = None
     encoded: tuple[bool, ...] = ()
     masked: Tensor | None = None
@@ -554,6 +556,10 @@ class PackedBatch:
             of_clips[modality] = torch.from_numpy(np.concatenate([placed.get(modality, added[:0]), added]).astype(np.int64))
         labels = torch.from_numpy(of_text[self.predicting.numpy()])
         return replace(self, breakdown=Breakdown(names, labels, of_clips))
+
+    def at_timestep(self, timestep: float) -> PackedBatch:
+        """Return the batch with all clips at one timestep, if their objectives have timesteps that can be chosen."""
+        return replace(self, clips={name: replace(clips, timestep=timestep) for name, clips in self.clips.items()})
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """Return the batch with its tensors on `device`; the table stays on the host."""

@@ -88,6 +88,7 @@ class DiTNetwork(Backbone):
     takes_empty_streams: ClassVar[bool] = True
     takes_text: ClassVar[bool] = False
     takes_times: ClassVar[bool] = True
+    condition_layers: ClassVar[tuple[str, ...]] = ("conditions.key_value", "hints.inward", "hints.outward")
 
     def __init__(
         self,

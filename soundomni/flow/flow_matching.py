@@ -98,6 +98,19 @@ class FlowMatching(Objective):
             return super().corrupt_at(clean, known=known, noise=noise, generators=generators, quantiles=quantiles)
         return self._mix(clean, known, noise, generators, [partial(self._timestep_at, quantile) for quantile in quantiles])
 
+    @property
+    def has_timesteps(self) -> bool:
+        """True, but for a subclass with a `corrupt` of its own."""
+        return type(self).corrupt is FlowMatching.corrupt
+
+    def corrupt_to(
+        self, clean: Representation, *, known: Tensor, noise: Tensor, generators: Sequence[torch.Generator], timestep: float
+    ) -> Query:
+        """Mixes as `corrupt` does, with all clips at one timestep, which `shift` does not change; only ε is drawn."""
+        if not self.has_timesteps:
+            return super().corrupt_to(clean, known=known, noise=noise, generators=generators, timestep=timestep)
+        return self._mix(clean, known, noise, generators, [partial(self._timestep_of, timestep)] * len(generators))
+
     def _mix(
         self,
         clean: Representation,
@@ -133,6 +146,9 @@ class FlowMatching(Objective):
 
     def _timestep_at(self, quantile: float, generator: torch.Generator, frames: int) -> float:
         return self.distribution.at(quantile, frames)
+
+    def _timestep_of(self, timestep: float, generator: torch.Generator, frames: int) -> float:
+        return timestep
 
     def loss(self, prediction: Tensor, query: Query) -> LossTerms:
         """Return the sum over counted frames of the mean squared error over D, and their number.

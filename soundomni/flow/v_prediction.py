@@ -60,6 +60,9 @@ class VPrediction(FlowMatching):
     def _timestep_at(self, quantile: float, generator: torch.Generator, frames: int) -> float:
         return _flow_time(super()._timestep_at(quantile, generator, frames))
 
+    def _timestep_of(self, timestep: float, generator: torch.Generator, frames: int) -> float:
+        return _flow_time(timestep)
+
 
 def _precise(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))

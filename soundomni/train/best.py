@@ -16,6 +16,11 @@ LOSS, CLIPS = "validation/loss", "validation/clips"
 """Names of two numbers: the weighted sum of all held-out losses, whose name starts those of its parts; the clips."""
 
 
+def at_timestep(name: str, timestep: float) -> str:
+    """Return the name of a held-out loss with all clips at one timestep."""
+    return f"{LOSS}/{name}@{timestep:g}"
+
+
 @dataclass
 class Best:
     """The best step so far; a checkpoint stores it, so a resumed run judges as if it had never stopped.
@@ -102,13 +107,13 @@ class Best:
         return f"stopped early after step {step}: {spec.best} {missed} (train.validation.patience)"
 
 
-def check_best(spec: ValidationSpec, losses: Collection[str]) -> None:
-    """Raise SpecError if no run of a model with these losses measures `validation.best`.
+def check_best(spec: ValidationSpec, losses: Collection[str], *, timed: Collection[str] = ()) -> None:
+    """Raise SpecError if no run of a model with these losses, `timed` also at single timesteps, measures `validation.best`.
 
     Whether this run measures it depends on what is held out; that shows at the first measurement.
     """
     named = [f"{LOSS}/{name}" for name in losses]
-    known = [LOSS, *named, CLIPS]
+    known = [LOSS, *named, *(at_timestep(name, timestep) for name in timed for timestep in spec.timesteps), CLIPS]
     if spec.best is not None and spec.best not in known and not spec.best.startswith(tuple(f"{name}/" for name in named)):
         raise _unknown(spec.best, known)
 

@@ -14,6 +14,7 @@ from soundomni.core.spec.schema import Slot, Spec
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
 from soundomni.data.samples import SampleWriter
+from soundomni.train.codec_weights import takes_weights
 from soundomni.train.encoded_data import used_modalities
 from soundomni.train.latent_fitting import fit_codec
 from soundomni.train.run_tokenizer import new_tokenizer
@@ -78,9 +79,8 @@ def encodable(spec: Spec, mixture: Mixture, *, of: str | None = None) -> dict[st
 
 def built_codec(slot: Slot, *, trust_class_paths: bool = False) -> Codec:
     """Return the codec of a slot. Raise SpecError if its weights would be random."""
-    arguments = registry.validate_init_args("codec", slot, trust_class_paths=trust_class_paths)
     codec = cast(Codec, registry.build("codec", slot, trust_class_paths=trust_class_paths))
-    if "weights" in arguments and arguments["weights"] is None and next(codec.parameters(), None) is not None:
+    if takes_weights(slot, trust_class_paths=trust_class_paths) and next(codec.parameters(), None) is not None:
         raise SpecError(
             f"codec '{slot.class_path}' has no weights, so they would be random, and other ones in each run. Name a file in its "
             "argument weights, or take the codec of a model with --model"

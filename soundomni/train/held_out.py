@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, repeat
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +19,9 @@ from torch import Tensor, nn
 from soundomni.core.errors import reason
 from soundomni.core.sequence import PackedBatch
 from soundomni.core.spec.schema import TrainSpec
-from soundomni.data.held_out_batches import PlannedBatch, read_in_turn
+from soundomni.data.held_out_batches import Group, PlannedBatch, read_in_turn
 from soundomni.data.prefetch import ClipReader
-from soundomni.train.best import CLIPS, LOSS
+from soundomni.train.best import CLIPS, LOSS, at_timestep
 from soundomni.train.ema import EMA
 from soundomni.train.loss_weighting import weighted_total
 from soundomni.train.parallel import World, computing_precision, reshard
@@ -30,12 +31,23 @@ from soundomni.train.trainable import as_trainable
 logger = logging.getLogger(__name__)
 
 
+class _Found(NamedTuple):
+    """What batches give: the names of the losses, the names of those counted by element, and two float64 tensors, the losses
+    `[batches, losses, (sum, count)]` and the number of clips in each batch."""
+
+    names: list[str]
+    counted: list[str]
+    sums: Tensor
+    clips: Tensor
+
+
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
     """Measures the held-out losses at a step, by their names in metrics.jsonl.
 
     `validation/loss` is the weighted sum of the losses; `validation/loss/NAME` is one of them. If the batches come from
     several datasets or tasks, there is also `validation/loss/NAME/DATASET` or `validation/loss/NAME/DATASET/TASK`.
+    `validation/loss/NAME@T` is a loss with all clips at timestep T, on some of the batches, see `_at_timesteps`.
     `validation/clips` counts the clips that were read. A failure gives a warning instead of numbers, and so do clips of
     which none can be read. A run that is asked to stop does not wait for the numbers.
 
@@ -63,8 +75,12 @@ class HeldOut:
     def __call__(self, step: int) -> dict[str, float]:
         """Return the measured numbers. Every rank must call this at the same step, and gets the same numbers."""
         averaged = self.ema.swapped(self.module) if self.ema is not None else nullcontext()
+        timed: dict[str, float] | None = {}
         with kept_random_state(self.world.device), averaged, _evaluating(self.module), torch.no_grad():
             found, failure = self.world.attempt(self._measure, module=self.module, explain=self.explain)
+            if found is not None and failure is None:
+                timed, failure = self.world.attempt(self._at_timesteps, module=self.module, explain=self.explain)
+                found = None if timed is None and failure is None else found  # asked to stop
         reshard(self.module)
         if failure is not None and self.world.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -74,36 +90,65 @@ class HeldOut:
             self.told.add(failure)
             what = f"the held-out losses could not be measured at step {step}"
             logger.warning("%s; training continues, and this warning is not repeated: %s", what, failure)
-        return self._named(*found) if found is not None else {}
+        return self._named(*found) | (timed or {}) if found is not None else {}
 
     def read(self, batches: Sequence[PlannedBatch]) -> Iterator[PackedBatch]:
         """Read some of the batches, in order."""
         return read_in_turn(batches, self.reader)
 
-    def _measure(self) -> tuple[list[str], list[str], Tensor, Tensor] | None:
-        """Return the names of the losses, the names of those counted by element, and two float64 tensors: the losses
-        `[batches, losses, (sum, count)]` and the number of clips in each batch. Return None if asked to stop."""
-        size, rank, count = self.world.size, self.world.rank, len(self.batches)
+    def _measure(self) -> _Found | None:
+        """Return what all batches give. Return None if asked to stop."""
+        found = self._losses(self.batches, [None])
+        return None if found is None else found[0]
+
+    def _at_timesteps(self) -> dict[str, float] | None:
+        """Return the losses with all clips at each of `validation.timesteps`, by name. Return None if asked to stop.
+
+        With n timesteps, these are the losses of every n-th batch of a dataset and task that makes clips, so that all timesteps together
+        take about as long as the other losses. Clips and noise are the same at every timestep.
+        """
+        timed, timesteps = getattr(self.module, "timed_losses", ()), self.train.validating.timesteps
+        groups: dict[Group, list[PlannedBatch]] = {}
+        for batch in self.batches if timed else ():
+            groups.setdefault(batch.group, []).append(batch)
+        some = [batch for own in groups.values() if _makes(own[0]) for batch in own[:: max(1, len(timesteps))]]
+        found = self._losses(some, timesteps) if some and timesteps else []
+        if found is None:
+            return None
+        measured: dict[str, float] = {}
+        for timestep, (names, counted, sums, _) in zip(timesteps, found, strict=bool(found)):
+            for i, name in enumerate(names):
+                mean = _mean(sums[:, i], by_element=name in counted) if name in timed else None
+                if mean is not None:
+                    measured[at_timestep(name, timestep)] = mean
+        return measured
+
+    def _losses(self, batches: Sequence[PlannedBatch], timesteps: Sequence[float | None]) -> list[_Found] | None:
+        """Return what the batches give at each timestep; at None, each clip has its own. Return None if asked to stop."""
+        size, rank, count = self.world.size, self.world.rank, len(batches)
         mine = range(rank, count, size)
         rounds = -(-count // size)
-        own = self.read([self.batches[number] for number in mine])
+        own = self.read([batches[number] for number in mine])
         empty = PackedBatch.from_samples([])
         counted = sorted(as_trainable(self.module).count_terms(empty))
         names: list[str] = []
-        rows: list[Tensor] = []
+        rows: list[list[Tensor]] = [[] for _ in timesteps]
         clips = torch.zeros(count, dtype=torch.float64)
         for number, batch in zip(range(rank, rounds * size, size), chain(own, repeat(empty)), strict=False):  # repeat never ends
             if self.should_stop():
                 return None
-            with computing_precision(self.world, self.train):
-                terms = as_trainable(self.module)(batch.to(self.world.device))
-            names = sorted(name for name in terms if "/" not in name)
-            rows.append(torch.stack([torch.stack([value.double() for value in terms[name]]) for name in names]))
+            for timestep, found in zip(timesteps, rows, strict=True):
+                shown = batch if timestep is None else batch.at_timestep(timestep)
+                with computing_precision(self.world, self.train):
+                    terms = as_trainable(self.module)(shown.to(self.world.device))
+                names = sorted(name for name in terms if "/" not in name)
+                found.append(torch.stack([torch.stack([value.double() for value in terms[name]]) for name in names]))
             if number < count:
                 clips[number] = len(batch.keys)
-        sums = torch.zeros(count, len(names), 2, dtype=torch.float64)
-        sums[mine.start :: size] = torch.stack(rows).cpu()[: len(mine)]
-        return names, counted, self.world.sum(sums), self.world.sum(clips)
+        sums = torch.zeros(len(rows), count, len(names), 2, dtype=torch.float64)
+        sums[:, mine.start :: size] = torch.stack([torch.stack(found) for found in rows]).cpu()[:, : len(mine)]
+        sums, clips = self.world.sum(sums), self.world.sum(clips)
+        return [_Found(names, counted, one, clips) for one in sums]
 
     def _named(self, names: Sequence[str], counted: Sequence[str], sums: Tensor, clips: Tensor) -> dict[str, float]:
         read = clips > 0
@@ -126,6 +171,12 @@ class HeldOut:
         parts = {dataset: [group.dataset == dataset for group in groups] for dataset in datasets}
         parts |= {f"{one.dataset}/{one.task}": [group == one for group in groups] for one in dict.fromkeys(groups)}
         return {label: rows for label, rows in parts.items() if not all(rows)}
+
+
+def _makes(batch: PlannedBatch) -> bool:
+    """Return whether the task of a batch makes clips."""
+    task = batch.samples[0].draw.task
+    return task is not None and task.uses("target")
 
 
 def _mean(rows: Tensor, *, by_element: bool) -> float | None:

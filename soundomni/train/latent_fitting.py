@@ -29,7 +29,7 @@ def fit_latents(model: UnifiedModel, mixture: Mixture, loader: PackedLoader) -> 
     for modality in model.each():
         if not isinstance(modality, CodecModality) or modality.is_fitted:
             continue
-        if _is_used(modality, model, mixture):
+        if is_used(modality, model, mixture):
             _fit(modality, loader, mixture)
         elif not modality.normalizer.measured:
             modality.normalizer.leave()
@@ -42,14 +42,14 @@ def check_fitted(model: UnifiedModel, mixture: Mixture) -> None:
         SpecError: tasks make or give a modality that no task needed before.
     """
     for modality in model.each():
-        if isinstance(modality, CodecModality) and not modality.is_fitted and _is_used(modality, model, mixture):
+        if isinstance(modality, CodecModality) and not modality.is_fitted and is_used(modality, model, mixture):
             raise SpecError(
                 f"the data now have a task for the modality '{modality.name}', which had none when the run began, and so was "
                 "not measured. Export this run, and start a new one with model.start"
             )
 
 
-def _is_used(modality: CodecModality, model: UnifiedModel, mixture: Mixture) -> bool:
+def is_used(modality: CodecModality, model: UnifiedModel, mixture: Mixture) -> bool:
     """Return whether a task makes clips of a modality, gives them as context, or adds them to those that it makes."""
     tasks = [task for choices in mixture.tasks.values() for task, weight in choices if weight > 0]
     given = [template for task in tasks for template in task.templates if template.audio in ("target", "context")]

@@ -28,7 +28,7 @@ from soundomni.data.batch_planner import state_for_other_data
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
 from soundomni.data.samples import SampleWriter
-from soundomni.train.announcement import announce
+from soundomni.train.announcement import announce, announce_latents
 from soundomni.train.build_codec import build_codec
 from soundomni.train.checkpoint import read_state
 from soundomni.train.codec_training import CodecTraining
@@ -130,6 +130,7 @@ def build_parts(
         if opened.latest is None:
             _fit_on_main(module, mixture, loader, world)
             world.on_main(lambda: check_encoded(module, spec, mixture, trust_class_paths=trust_class_paths))
+            world.on_main(lambda: announce_latents(module, spec.of_model, mixture, loader))
     return Parts(
         spec=spec,
         data=data,

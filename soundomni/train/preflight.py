@@ -98,7 +98,7 @@ def _check_model(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel | None:
         check_loss_starts(spec.train.loss_starts, losses)
         phases_of(model, spec.train)
         _check_validation(model, spec)
-        check_best(spec.train.validating, losses)
+        check_best(spec.train.validating, losses, timed=model.timed_losses)
     return model
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from soundomni.core.assembly.lora import reset_magnitudes
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import CheckpointError, SpecError, amount
 from soundomni.core.pretrained.start import CHECKPOINTS
@@ -26,6 +27,7 @@ from soundomni.data.reports import check_skip_limit
 from soundomni.train.best import Best, criterion
 from soundomni.train.checkpoint import Checkpointer, find_step, list_checkpoints
 from soundomni.train.codec_training import CodecTraining
+from soundomni.train.codec_weights import check_codec_weights
 from soundomni.train.ema import EMA
 from soundomni.train.encoded_data import check_encoded
 from soundomni.train.latent_fitting import check_fitted
@@ -124,6 +126,8 @@ def run_training(
             stack.callback(home.close)
         begins = not world.gather(goes_on(Path(train.run_dir), existing))[0]  # a rank may see a shared disk late
         start = _open_start(resolved, world, trust_class_paths=trust_class_paths) if begins else None
+        if begins:
+            world.on_every(lambda: check_codec_weights(resolved, start, trust_class_paths=trust_class_paths))
         opened = open_run(
             home,
             resolved,
@@ -160,6 +164,8 @@ def _train(parts: Parts, world: World, *, stop: StopRequest, stack: ExitStack, p
                 parts.start.load(module)
         if world.is_main:
             tell(parts.start.describe())
+    if parts.opened.latest is None and isinstance(module, UnifiedModel):
+        world.on_every(lambda: reset_magnitudes(module))
     ema = EMA(module, decay=train.ema_decay) if train.ema_decay > 0 else None
     optimizer = build_optimizers(module, phases_of(module, train), trust_class_paths=trust_class_paths)
     state = RunState(module, optimizer, ema, Progress())

@@ -47,6 +47,8 @@ class ProgressBar:
         """Move to `step`."""
         self._bar.set_postfix(_losses(metrics), refresh=False)
         self._bar.update(step - self._bar.n)
+        for line in by_timestep(step, metrics):
+            self._bar.write(line, file=sys.stderr)
 
     def close(self) -> None:
         """Leave the last line as it is."""
@@ -70,7 +72,9 @@ class ProgressLines:
         self._step, self._time = initial, clock()
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write a line for `step` if it is time for one."""
+        """Write a line for `step` if it is time for one, and the losses at single timesteps whenever they are measured."""
+        for line in by_timestep(step, metrics):
+            tell(line)
         steps, seconds = step - self._step, self._clock() - self._time
         if step < self._total and (steps < LINE_SHARE * self._total or seconds < LINE_SECONDS):
             return
@@ -82,6 +86,16 @@ class ProgressLines:
 
     def close(self) -> None:
         """Do nothing: there is nothing to close."""
+
+
+def by_timestep(step: int, metrics: Mapping[str, float]) -> list[str]:
+    """Return a line for each held-out loss that was measured at single timesteps."""
+    found: dict[str, list[str]] = {}
+    for key, value in metrics.items():
+        name, _, timestep = key.removeprefix("validation/loss/").partition("@")
+        if timestep and key.startswith("validation/loss/"):
+            found.setdefault(name, []).append(f"{timestep}: {value:.4f}")
+    return [f"step {step}: held-out {name} at timestep {', '.join(values)}" for name, values in found.items()]
 
 
 def _losses(metrics: Mapping[str, float]) -> dict[str, str]:

@@ -49,7 +49,8 @@ class Trainable(Protocol):
 
     More members are used if they exist: `FORWARD_METHODS`, names of other methods that run sub-modules; `replicated_modules`,
     modules whose frozen parameters every rank keeps whole; `whole`, modules whose trained parameters every rank keeps whole;
-    `kept`, the part that averages are made of; and `after_step(ranks)`, called after every step.
+    `kept`, the part that averages are made of; `timed_losses`, names of losses that a batch has too if all its clips are brought to one
+    timestep (`batch.at_timestep`); and `after_step(ranks)`, called after every step.
 
     With `phases`, name → the module that is trained, each step runs them in order, and calls the module with `(batch, phase,
     step=finished steps, keep=whether the next phase gets the same batch next)`.

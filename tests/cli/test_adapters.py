@@ -69,6 +69,11 @@ def test_mistakes_are_told(adapter: Path, tiny_run: Path, tiny_model: Path, tmp_
     assert "which is not a linear layer of this model" in fails(
         "generate", "--model", "nano", "--prompt", "x", "--adapter", _foreign(adapter, tmp_path)
     )
+    alone = fails(*generate[:-1], "--adapter-interval", "0:1")
+    assert "--adapter-interval says when an adapter acts. Give the adapter with --adapter" in alone
+    assert "expected LOW:HIGH, two timesteps from 0 to 1, such as 0:0.5" in fails(*generate, adapter / "und", "--adapter-interval", "1:0")
+    line = fails(*generate, adapter / "und", "--adapter-interval", "0:0.5")
+    assert "the interval of the adapter is [0, 0.5], but " in line and "does not know the timesteps of clips. Use the backbone dit" in line
     assert not (tmp_path / "x").exists() and not (tmp_path / "made").exists()
 
 

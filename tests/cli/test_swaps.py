@@ -31,8 +31,9 @@ SWAPS = {
 @pytest.mark.parametrize("name", list(SWAPS))
 def test_one_option_swaps_one_part(name: str, tiny_spec: Path, tmp_path: Path) -> None:
     run, model, out = (str(tmp_path / part) for part in ("run", "model", "out"))
+    swap = [SWAPS[name], *(["--train.random_codec=true"] if "oobleck" in name else [])]
     small = ["--train.steps=2", "--sampler.num_steps=2"] if "sampler" not in name else ["--train.steps=2"]
-    assert main(["train", "--config", str(tiny_spec), f"--train.run_dir={run}", SWAPS[name], *small]) == 0
+    assert main(["train", "--config", str(tiny_spec), f"--train.run_dir={run}", *swap, *small]) == 0
     assert main(["export", run, "--out", model]) == 0
     assert main(["generate", "--model", model, "--prompt", "a sine tone", "--steps", "2", "--seconds", "0.3", "--out", out]) == 0
     (wav,) = Path(out).glob("*.wav")

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from tiny_models import contexts_of, make_model, one_forward, rule
 from torch import Tensor, nn
 
-from soundomni.core.assembly.lora import LoRALinear, add_adapters, merge_adapters
+from soundomni.core.assembly.lora import add_adapters, merge_adapters
+from soundomni.core.assembly.lora_linear import LoRALinear
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import CheckpointError, SpecError
 from soundomni.core.interfaces import Backbone
@@ -248,9 +249,7 @@ def test_we_compute_what_peft_saved(tmp_path: Path) -> None:
     torch.testing.assert_close(answers(ours), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "setting", [{"use_rslora": True}, {"use_dora": True}, {"rank_pattern": {"qkv": 4}}, {"init_lora_weights": "pissa"}, {"bias": "all"}]
-)
+@pytest.mark.parametrize("setting", [{"use_rslora": True}, {"rank_pattern": {"qkv": 4}}, {"init_lora_weights": "pissa"}, {"bias": "all"}])
 def test_other_kinds_that_peft_saves_are_refused(setting: dict[str, Any], tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
@@ -267,7 +266,7 @@ def rewritten(folder: Path, change: Callable[[dict[str, Tensor]], None]) -> None
 
 QKV = "base_model.model.backbone.blocks.0.experts.gen.qkv"
 DAMAGE: list[tuple[Callable[[dict[str, Tensor]], Any], str]] = [
-    (lambda t: t.pop(f"{QKV}.lora_B.weight"), "holds only one of lora_A.weight and lora_B.weight of 'backbone.blocks.0.experts.gen.qkv'"),
+    (lambda t: t.pop(f"{QKV}.lora_B.weight"), "does not hold lora_B.weight of 'backbone.blocks.0.experts.gen.qkv'; expected base_model"),
     (lambda t: t.update({f"{QKV}.lora_magnitude_vector": torch.ones(1)}), "lora_magnitude_vector'; expected only base_model.model.<layer>"),
     (
         lambda t: t.update({f"{QKV}.lora_A.weight": torch.ones(2, 32)}),
@@ -323,7 +322,10 @@ def test_what_does_not_fit_changes_nothing(change: Callable[[dict[str, Tensor]],
             "cannot be read as JSON: it has a whole number of too many digits",
         ),
         ('{"a": ' * 100_000, "cannot be read as JSON: it is nested too deeply"),
-        ('{"peft_type": "LORA", "r": 3, "lora_alpha": 1, "use_next_idea": true}', "sets use_next_idea; only plain LoRA is supported"),
+        (
+            '{"peft_type": "LORA", "r": 3, "lora_alpha": 1, "use_next_idea": true}',
+            "sets use_next_idea; only plain LoRA and DoRA are",
+        ),
     ],
 )
 def test_configs_of_something_else_are_refused(text: str, message: str, tmp_path: Path) -> None:

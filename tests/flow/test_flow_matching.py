@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from soundomni.core.errors import SpecError
 from soundomni.core.representation import Representation, RepresentationSpec
-from soundomni.flow import FlowMatching
+from soundomni.flow import FlowMatching, XPrediction
+from soundomni.flow.masked import Masked
 from soundomni.flow.v_prediction import VPrediction
 
 SPEC = RepresentationSpec(kind="continuous", sample_rate=8000, channels=1, downsampling_ratio=4, latent_dim=3)
@@ -155,6 +156,38 @@ def test_quantiles_are_those_of_the_drawn_timesteps(timesteps):
     again = objective.corrupt_at(clean, known=known, noise=noise, generators=generators(range(2000)), quantiles=places)
     assert torch.equal(again.inputs, spread.inputs)
     torch.testing.assert_close(spread.inputs, clean.values + spread.timesteps[:, None] * spread.targets)
+
+
+@pytest.mark.parametrize(
+    ("objective", "on_circle"),
+    [(FlowMatching(shift=3.0), False), (XPrediction(), False), (VPrediction(timesteps="uniform"), True)],
+    ids=["flow", "x", "v"],
+)
+def test_all_clips_come_to_a_chosen_timestep(objective, on_circle):
+    """In the units of the objective: v-prediction mixes by cosine and sine, as stable-audio-tools does in its validation."""
+    clean, known, noise = clips([6, 3]), torch.zeros(2, 6, dtype=torch.bool), torch.tensor([True, True])
+    by_quantile = objective.corrupt_at(clean, known=known, noise=noise, generators=generators([1, 2]), quantiles=[0.5, 0.5])
+    for timestep in (0.1, 0.9):
+        angle = math.pi / 2 * timestep
+        alpha, sigma = (math.cos(angle), math.sin(angle)) if on_circle else (1 - timestep, timestep)
+        query = objective.corrupt_to(clean, known=known, noise=noise, generators=generators([1, 2]), timestep=timestep)
+        valid = query.loss_mask[:, None]
+        data = clean.values.masked_fill(~valid, 0.0)
+        expected = (alpha * data + sigma * (by_quantile.targets + data)).masked_fill(~valid, 0.0)
+        shown = objective.shown(query.inputs, query.timesteps).masked_fill(~valid, 0.0)
+        torch.testing.assert_close(shown, expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(objective.shown_times(query.timesteps)[query.loss_mask], torch.full((9,), timestep))
+
+
+def test_a_corruption_of_ones_own_has_no_timesteps_to_choose():
+    class Own(FlowMatching):
+        def corrupt(self, clean, *, known, noise, generators):
+            return super().corrupt(clean, known=known, noise=noise, generators=generators)
+
+    clean, known, noise = clips([4]), torch.zeros(1, 4, dtype=torch.bool), torch.ones(1, dtype=torch.bool)
+    assert FlowMatching().has_timesteps and not Own().has_timesteps and not Masked().has_timesteps
+    with pytest.raises(TypeError, match="Own has no timesteps that could be chosen"):
+        Own().corrupt_to(clean, known=known, noise=noise, generators=generators([1]), timestep=0.5)
 
 
 def test_a_corruption_of_ones_own_is_the_one_that_is_measured():

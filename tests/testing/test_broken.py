@@ -681,6 +681,25 @@ class NoisedBackwards(FlowMatching):
         return super().noised(clean, start, 1 - timestep)
 
 
+@broken(testing.ObjectiveSuite, "timesteps", r"corrupt_to\(0.25\) gave 3 timesteps; expected one for all frames")
+class StillDraws(FlowMatching):
+    def corrupt_to(self, clean, *, known, noise, generators, timestep):
+        return self.corrupt(clean, known=known, noise=noise, generators=generators)
+
+
+@broken(testing.ObjectiveSuite, "timesteps", r"corrupt_to\(0.5\) gave the timestep 0.5; expected one above 0.75")
+class LaterIsCleaner(FlowMatching):
+    def corrupt_to(self, clean, *, known, noise, generators, timestep):
+        return super().corrupt_to(clean, known=known, noise=noise, generators=generators, timestep=1 - timestep)
+
+
+@broken(testing.ObjectiveSuite, "timesteps", r"corrupt_to\(0.5\) used other noise than at an earlier timestep")
+class OtherNoise(FlowMatching):
+    def corrupt_to(self, clean, *, known, noise, generators, timestep):
+        other = [torch.Generator().manual_seed(int(4 * timestep)) for _ in generators]
+        return super().corrupt_to(clean, known=known, noise=noise, generators=other, timestep=timestep)
+
+
 class Cosine(FlowMatching):
     """x_t = cos(πt/2)·x0 + sin(πt/2)·ε with the velocity that belongs to it: keeps every clause."""
 

@@ -21,6 +21,7 @@ from soundomni.data.toys.toy_sounds import ToySounds
 from soundomni.train.best import Best
 from soundomni.train.checkpoint import read_state
 from soundomni.train.export import best_step
+from soundomni.train.preflight import check_spec
 from soundomni.train.run import run_training
 from soundomni.train.run_directory.inventory import digest
 
@@ -54,6 +55,36 @@ def test_the_loss_of_the_clips_together_is_the_mean_over_their_elements(tmp_path
                 totals.setdefault(f"{name} count", []).append(float(count))
     for name in ("ce", "velocity"):
         assert measured[f"validation/loss/{name}"] == pytest.approx(sum(totals[name]) / sum(totals[f"{name} count"]), rel=1e-6)
+
+
+def test_losses_at_single_timesteps_are_those_of_every_nth_batch_with_the_same_noise(tmp_path: Path) -> None:
+    measure = held_out(alone(), tmp_path, "train.validation.timesteps=[0.2, 0.8]")
+    measured = measure(0)
+    groups = {batch.group: [one for one in measure.batches if one.group == batch.group] for batch in measure.batches}
+    chosen = [batch for group, own in groups.items() if group.task == "generate" for batch in own[::2]]
+    assert len(chosen) >= 2 and len(chosen) < len(measure.batches)
+    assert measure.ema is not None
+    for timestep in (0.2, 0.8):
+        with torch.no_grad(), measure.ema.swapped(measure.module):
+            terms = [measure.module(batch.at_timestep(timestep))["velocity"] for batch in measure.read(chosen)]
+            query = measure.module.made().corrupt(next(measure.read(chosen[:1])).at_timestep(timestep).of("latent"))  # type: ignore[union-attr]
+        assert query.timesteps[query.loss_mask].unique().tolist() == pytest.approx([timestep])
+        expected = float(sum(total for total, _ in terms) / sum(count for _, count in terms))
+        assert measured[f"validation/loss/velocity@{timestep}"] == pytest.approx(expected, rel=1e-6)
+    assert [name for name in measured if "@" in name] == ["validation/loss/velocity@0.2", "validation/loss/velocity@0.8"]
+
+
+def test_no_timesteps_and_objectives_without_any_change_nothing(tmp_path: Path, numbers: dict[str, float]) -> None:
+    plain = held_out(alone(), tmp_path, "train.validation.timesteps=[]")(0)
+    assert plain == {name: value for name, value in numbers.items() if "@" not in name}
+    assert [name for name in numbers if "@" in name] == [f"validation/loss/velocity@{t}" for t in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    harmonic = "{class_path: harmonic-codes, init_args: {sample_rate: 8000, frame_size: 128, num_codebooks: 2, codebook_size: 8}}"
+    codes = (f"model.codec={harmonic}", "model.connectors.latent=codes", "model.objective=masked", "sampler=maskgit")
+    run_training(
+        tiny_spec(tmp_path / "codes", *HELD_OUT, *codes, "train.steps=1", "train.validation.every=1", "train.validation.num_describe=0")
+    )
+    found = measured(tmp_path / "codes")[0]
+    assert "validation/loss/masked" in found and not [name for name in found if "@" in name]
 
 
 def test_measuring_changes_nothing_and_gives_the_same_again(tmp_path: Path, numbers: dict[str, float]) -> None:
@@ -99,7 +130,7 @@ def test_clips_of_which_none_can_be_read_give_no_numbers(
     assert measure(9) == numbers
 
 
-@pytest.mark.parametrize("rounds", [0, 2])
+@pytest.mark.parametrize("rounds", [0, 2, 5])
 def test_a_request_to_stop_ends_measuring_between_two_batches(rounds: int, tmp_path: Path, numbers: dict[str, float]) -> None:
     asked: list[bool] = []
 
@@ -172,6 +203,7 @@ def test_held_out_losses_are_logged_before_the_first_step_and_at_the_end(whole: 
     assert [line["step"] for line in lines if "validation/loss" in line] == [0, 2, 4]
     assert "loss" not in lines[1] and "loss" in lines[3], "a line of its own, or with the other numbers of the step"
     assert lines[0]["validation/loss/velocity"] > 0 and lines[-1]["stopped_early"] == 1
+    assert all(lines[0][f"validation/loss/velocity@{t}"] > 0 for t in (0.1, 0.3, 0.5, 0.7, 0.9))
 
 
 def test_a_run_that_ended_early_does_not_train_on_and_more_patience_goes_on(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -291,6 +323,16 @@ def test_a_trace_that_has_nothing_to_record_is_said(steps: int, left: str, tmp_p
         run_training(tiny_spec(run_dir, f"train.steps={steps}"), profile_steps=2)
         told = f"--profile records nothing: {remaining} left, and the first 3 are not recorded. Set train.steps above {above}"
         assert told in caplog.text and not (run_dir / "trace.json").exists()
+
+
+def test_the_loss_at_a_timestep_may_decide_which_step_is_the_best(tmp_path: Path) -> None:
+    spec = tiny_spec(tmp_path / "run", *RUN, "train.validation.best=validation/loss/velocity@0.5")
+    check_spec(spec)
+    with pytest.raises(SpecError, match="'validation/loss/velocity@0.5'; expected one of"):
+        check_spec(tiny_spec(tmp_path / "run", *RUN, "train.validation={timesteps: [0.4], best: validation/loss/velocity@0.5}"))
+    for wrong in ("0.0", "1.0", ".nan"):
+        with pytest.raises(SpecError, match=rf"train.validation.timesteps\[1\] is {wrong.lstrip('.')}; expected above 0 and below 1"):
+            check_spec(tiny_spec(tmp_path / "run", f"train.validation.timesteps=[0.5, {wrong}]"))
 
 
 @pytest.mark.parametrize("name", ["validation/los", "loss/ce", "validation/loss/ce/others"])

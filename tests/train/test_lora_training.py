@@ -2,22 +2,26 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_dit_training import DIT
 from test_run import VALIDATION, measured
 from test_run_processes import ENVIRONMENT, PROGRAM, TORCHRUN
 from tiny_spec import tiny_spec
 
 from soundomni import SoundOmni
 from soundomni.core.assembly.build import build_model
-from soundomni.core.assembly.lora import LoRALinear, add_adapters
+from soundomni.core.assembly.lora import add_adapters
+from soundomni.core.assembly.lora_linear import LoRALinear
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import CheckpointError, SpecError
 from soundomni.core.sequence import PackedBatch, Sample, text_segment
 from soundomni.core.spec.load import resolve, spec_to_dict
+from soundomni.core.spec.schema import Spec
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.train.export import load_run, save_run_adapters
 from soundomni.train.preflight import check_spec
@@ -108,6 +112,91 @@ def test_adapters_that_are_not_all_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has no adapters: its spec has no train.lora"):
         save_run_adapters(tmp_path / "plain", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+DORA = ("train.lora={streams: [und], kind: dora, rank: 2}", "model.tokenizer.vocab_size=261", "train.precision=bf16")
+
+
+def from_start(start: Path, run_dir: Path, *options: str) -> Spec:
+    spec = tiny_spec(run_dir, *DORA, "model.freeze=[gen, embedding, encoder, connectors]", *options)
+    return replace(spec, model=replace(spec.of_model, start=str(start)))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model to start from."""
+    folder = tmp_path_factory.mktemp("start")
+    run_training(tiny_spec(folder / "run", "model.tokenizer.vocab_size=261", "train.steps=1"))
+    return load_run(folder / "run")[0].save_pretrained(folder / "model")
+
+
+def test_magnitudes_start_at_the_norms_of_the_starting_model(trained: Path, tmp_path: Path) -> None:
+    weights = load_file(trained / "model.safetensors")
+    run_training(from_start(trained, tmp_path / "run", "train.optimizer.lr=0.0", "train.steps=1"))
+    found = load_file(tmp_path / "run" / "checkpoints" / "step-00000001" / "rank-00000.safetensors")
+    magnitudes = {name: tensor for name, tensor in found.items() if name.startswith("model/") and name.endswith(".lora_magnitude")}
+    assert len(magnitudes) == 2 * 2, "layers, targets"
+    for name, magnitude in magnitudes.items():
+        torch.testing.assert_close(magnitude, weights[name.removeprefix("model/").replace("lora_magnitude", "weight")].norm(dim=1))
+
+
+def test_dora_resumes_exactly_and_is_exported_merged_and_on_its_own(trained: Path, tmp_path: Path) -> None:
+    run_training(from_start(trained, tmp_path / "whole", "train.optimizer.lr=0.02"))
+    run_training(from_start(trained, tmp_path / "run", "train.optimizer.lr=0.02", "train.steps=3"))
+    run_training(from_start(trained, tmp_path / "run", "train.optimizer.lr=0.02"))
+    expected, found = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "run")
+    assert expected.keys() == found.keys() and all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    merged, _ = load_run(tmp_path / "run")
+    (folder,), _ = save_run_adapters(tmp_path / "run", tmp_path / "adapters")
+    base = SoundOmni.from_pretrained(trained)
+    plain = cross_entropy(base.model, base.tokenizer)
+    base.load_adapter(folder)
+    assert cross_entropy(base.model, base.tokenizer) == pytest.approx(cross_entropy(merged.model, merged.tokenizer), abs=1e-6)
+    assert abs(plain - cross_entropy(merged.model, merged.tokenizer)) > 1e-3
+
+
+def test_dora_of_new_weights_that_are_zero_is_refused(tmp_path: Path) -> None:
+    targets = "train.lora={streams: [all], kind: dora, targets: [output]}"
+    with pytest.raises(SpecError, match=r"the weight of 'backbone.blocks.0.attention.output' has rows of zeros.* Start from a trained"):
+        run_training(tiny_spec(tmp_path / "run", *DIT, targets))
+
+
+def test_adapters_with_an_interval_are_exported_on_their_own_and_may_be_recomputed(tmp_path: Path) -> None:
+    lora = "train.lora={streams: [all], rank: 2, interval: [0.0, 0.5], targets: [qkv, query, up]}"
+    options = (*DIT, lora, "train.steps=3", "train.optimizer.lr=0.02", "train.validation.every=3", "model.freeze=[encoder, connectors]")
+    for name, recompute in (("plain", "false"), ("recomputed", "true")):
+        run_training(tiny_spec(tmp_path / name, *options, f"train.activation_checkpointing={recompute}"))
+    plain, recomputed = (measured(tmp_path / name) for name in ("plain", "recomputed"))
+    for expected, found in zip(plain, recomputed, strict=True):
+        assert found == pytest.approx(expected, rel=1e-5)
+    assert (tmp_path / "plain" / "samples" / "step-00000003" / "00-a-c4-sine.wav").is_file()
+    with pytest.raises(CheckpointError, match=r"act only at timesteps from 0 to 0.5, .* Export them with --format peft-adapter"):
+        load_run(tmp_path / "plain")
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ("{streams: [all], interval: [0.5, 0.2]}", r"train.lora.interval is \[0.5, 0.2\]; expected two numbers from 0 to 1"),
+        ("{streams: [all], interval: [0, 0.5], targets: [key_value]}", "are conditions, which have no timestep"),
+    ],
+)
+def test_wrong_intervals_are_told_before_anything_is_built(lora: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=message):
+        check_spec(tiny_spec(tmp_path / "run", *DIT, f"train.lora={lora}"))
+
+
+@pytest.mark.long
+def test_magnitudes_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
+    settings = [*LORA, "train.lora.kind=dora"]
+    run_training(tiny_spec(tmp_path / "one", *settings))
+    command = [sys.executable, *TORCHRUN, str(PROGRAM), str(tmp_path / "two"), *settings]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    one, two = (measured(tmp_path / name) for name in ("one", "two"))
+    assert len(one) == len(two) == 6
+    for expected, found in zip(one, two, strict=True):
+        assert found == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(

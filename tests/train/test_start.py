@@ -298,7 +298,8 @@ def test_wrong_starts_end_in_one_line(tiny: Path, tmp_path: Path, capsys: pytest
 def test_weights_of_a_codec_are_either_of_the_model_or_given(tmp_path: Path) -> None:
     codec = {"class_path": "oobleck", "init_args": {"base_channels": 2, "channel_multiples": [1], "strides": [8], "latent_dim": 4}}
     codec["init_args"] |= {"sample_rate": 8000, "channels": 1}  # type: ignore[operator, call-overload]
-    run_training(tiny_spec(tmp_path / "run", f"model.codec={json.dumps(codec)}", "train.steps=1", "data.tokens_per_batch=1024"))
+    random = ("train.steps=1", "data.tokens_per_batch=1024", "train.random_codec=true")
+    run_training(tiny_spec(tmp_path / "run", f"model.codec={json.dumps(codec)}", *random))
     omni = load_run(tmp_path / "run")[0]
     start = omni.save_pretrained(tmp_path / "start")
     given = tmp_path / "codec.safetensors"
@@ -306,6 +307,10 @@ def test_weights_of_a_codec_are_either_of_the_model_or_given(tmp_path: Path) -> 
     weights, steps = f"model.codec.weights={given}", ("train.steps=1", "data.tokens_per_batch=1024")
     with pytest.raises(SpecError, match=r"the codec's weights come from model.start, .*or name codec in model.start_fresh"):
         run_training(spec_from(start, tmp_path / "both", weights, *steps))
+    fresh = "model.start_fresh=[codec]"
+    with pytest.raises(SpecError, match=r"model.codec.weights is null; training needs a file, because codec 'oobleck'"):
+        run_training(spec_from(start, tmp_path / "random", fresh, *steps))
+    assert not (tmp_path / "random").exists()
     run_training(spec_from(start, tmp_path / "kept", *steps))
     run_training(spec_from(start, tmp_path / "new", weights, "model.start_fresh=[codec]", *steps))
     kept, new = (load_run(tmp_path / name)[0].model.made().codec.state_dict() for name in ("kept", "new"))

@@ -31,5 +31,15 @@ def test_a_resumed_run_counts_from_where_it_goes_on(capsys: pytest.CaptureFixtur
     assert lines_of(100, 40.0, capsys, initial=85)[0].startswith("step 95 of 100 (95%): loss 1.5000, ce 0.2500, 0.025 steps/s, 0:03:20")
 
 
+def test_held_out_losses_at_timesteps_have_a_line_whenever_they_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    display = ProgressLines(total=200, initial=0, clock=lambda: 0.0)
+    display.show(3, {"validation/loss": 1.0, "validation/loss/velocity": 1.0})
+    display.show(4, {"validation/loss/velocity@0.1": 2.0, "validation/loss/velocity@0.9": 0.5, "validation/loss/b.velocity@0.5": 1.0})
+    assert capsys.readouterr().err.splitlines() == [
+        "step 4: held-out velocity at timestep 0.1: 2.0000, 0.9: 0.5000",
+        "step 4: held-out b.velocity at timestep 0.5: 1.0000",
+    ]
+
+
 def test_without_a_terminal_lines_are_chosen() -> None:
     assert isinstance(open_display(total=2, initial=0), ProgressLines)

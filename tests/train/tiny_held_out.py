@@ -26,9 +26,10 @@ SECOND = (
 HELD_OUT = ("data.datasets.toys.held_out=0.2", f"data.datasets.others={SECOND}")
 
 
-def held_out(world: World, directory: Path) -> HeldOut:
+def held_out(world: World, directory: Path, *overrides: str) -> HeldOut:
     """Returns what measures a fresh model on an odd number of batches; its averages are other weights than those it has."""
-    spec = tiny_spec(directory / f"held-out-{world.rank}-of-{world.size}", *HELD_OUT)
+    directory.mkdir(exist_ok=True)
+    spec = tiny_spec(directory / f"held-out-{world.rank}-of-{world.size}", *HELD_OUT, *overrides)
     assert spec.data is not None and spec.train is not None
     tokenizer = TextTokenizer.train(["a sine"], vocab_size=300)
     model = build_model(spec.model, vocab_size=tokenizer.vocab_size, seed=3)

@@ -1,68 +1,21 @@
-"""Low-rank adapters (Hu et al. 2021) on the linear layers of chosen expert streams, trained and merged.
-
-An adapter of a layer W `[O, I]` computes W x + (alpha / r) · B A x with A `[r, I]` and B `[O, r]` (section 4.1).
-
-Shape letters: I inputs and O outputs of a layer, r rank.
-"""
+"""Low-rank adapters on the linear layers of chosen expert streams: where they go, and merging them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
+from torch.distributed.tensor import DTensor
 
+from soundomni.core.assembly.dora_linear import DoRALinear
+from soundomni.core.assembly.lora_linear import LoRALinear
 from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.assembly.timestep_gate import Interval, TimestepGate
 from soundomni.core.errors import CheckpointError, SpecError, did_you_mean
-from soundomni.core.spec.schema import LoRASpec
+from soundomni.core.spec.schema import AdapterKind, LoRASpec
 
-
-class LoRALinear(nn.Linear):
-    """A linear layer with an adapter: `[..., I]` → `[..., O]`.
-
-    A starts random and B at zero, so that at first it computes what the layer did. Weight and bias are the layer's own
-    parameters under their own names. Whether they are frozen does not change.
-
-    Args:
-        linear: the layer.
-        rank: r.
-        alpha: the adapter is scaled by alpha / r.
-        dropout: share of the adapter's inputs that are zeroed if gradients are computed.
-    """
-
-    def __init__(self, linear: nn.Linear, *, rank: int, alpha: float, dropout: float = 0.0) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
-        self.weight, self.bias = linear.weight, linear.bias
-        like: dict[str, Any] = {"device": linear.weight.device, "dtype": linear.weight.dtype}
-        self.lora_A = nn.Linear(linear.in_features, rank, bias=False, **like)  # drawn like any linear layer, Kaiming-uniform
-        self.lora_B = nn.Linear(rank, linear.out_features, bias=False, **like)
-        nn.init.zeros_(self.lora_B.weight)
-        self.rank, self.alpha, self.dropout = rank, alpha, dropout
-
-    def forward(self, input: Tensor) -> Tensor:
-        """`[..., I]` → `[..., O]`."""
-        drops = self.dropout > 0 and torch.is_grad_enabled()
-        adapted = functional.dropout(input, self.dropout) if drops else input
-        update: Tensor = self.lora_B(self.lora_A(adapted))
-        return super().forward(input) + self.alpha / self.rank * update
-
-    @torch.no_grad()
-    def merged(self) -> nn.Linear:
-        """Return a plain layer that computes the same; the weight is changed in place."""
-        add_low_rank(self.weight, self.lora_A.weight, self.lora_B.weight, scale=self.alpha / self.rank)
-        plain = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
-        plain.weight, plain.bias = self.weight, self.bias
-        return plain
-
-
-@torch.no_grad()
-def add_low_rank(weight: Tensor, a: Tensor, b: Tensor, *, scale: float) -> None:
-    """Add scale · B A to `weight` `[O, I]` in place, computed in float32 or a wider dtype."""
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    update = b.to(weight.device, wide) @ a.to(weight.device, wide)
-    weight.copy_(weight.to(wide).add_(update, alpha=scale))
+KINDS: Mapping[AdapterKind, type[LoRALinear]] = {"lora": LoRALinear, "dora": DoRALinear}
 
 
 def add_adapters(model: UnifiedModel, spec: LoRASpec, *, seed: int = 0) -> None:
@@ -92,19 +45,81 @@ def add_adapters(model: UnifiedModel, spec: LoRASpec, *, seed: int = 0) -> None:
         if not found:
             raise SpecError(f"train.lora.streams: the stream '{stream}' has none of the layers in train.lora.targets")
     refuse_shared(model, names)
+    gate = None if spec.interval is None else open_gate(model, spec.interval, names, key="train.lora.interval")
     for stream in chosen:
         for parameter in model.backbone.expert_parameters(stream):
             parameter.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for name in names:
-            linear = model.get_submodule(name)
-            assert isinstance(linear, nn.Linear), "chosen above"
-            model.set_submodule(name, LoRALinear(linear, rank=spec.rank, alpha=spec.alpha, dropout=spec.dropout))
+        for stream, found in chosen.items():
+            for name in found:
+                linear = model.get_submodule(name)
+                assert isinstance(linear, nn.Linear), "chosen above"
+                layer = KINDS[spec.kind](linear, rank=spec.rank, alpha=spec.alpha, dropout=spec.dropout)
+                layer.gate = None if gate is None else (gate, model.router.streams.index(stream))
+                model.set_submodule(name, layer)
+
+
+def open_gate(model: UnifiedModel, interval: Interval, names: Iterable[str], *, key: str) -> TimestepGate:
+    """Return what lets the adapters of the layers `names` act only at the timesteps of an interval.
+
+    Raise SpecError, which names the `key` of the interval, if the model does not know the timestep of each of their inputs.
+    """
+    low, high = interval
+    told = f"{key} is [{low:g}, {high:g}]"
+    if not 0 <= low < high <= 1:
+        raise SpecError(f"{told}; expected two numbers from 0 to 1, the lower one first")
+    if not model.backbone.takes_times:
+        kind = type(model.backbone).__name__
+        raise SpecError(f"{told}, but {kind} does not know the timesteps of clips. Use the backbone dit, or leave the interval out")
+    for name in names:
+        if _is_target(name, model.backbone.condition_layers):
+            raise SpecError(
+                f"{told}, but the inputs of '{name}' are conditions, which have no timestep. Leave that layer out of the targets, or the "
+                "interval"
+            )
+    objectives = [modality.objective for modality in model.all_made]
+    ends = torch.tensor([interval], device="cpu")  # also if the model is built without memory
+    if len({tuple(objective.shown_times(ends)[0].tolist()) for objective in objectives}) != 1:
+        made = ", ".join(modality.name for modality in model.all_made)
+        raise SpecError(f"{told}, but the objectives of {made} have timesteps of different kinds. Leave the interval out")
+    gate = TimestepGate(interval, objectives[0].shown_times)
+    gate.attach(model.backbone)
+    return gate
+
+
+def interval_of(model: nn.Module) -> Interval | None:
+    """Return the timesteps at which the adapters of a model act; None for all, or if it has no adapters."""
+    return next((layer.gate[0].interval for layer in adapted_layers(model).values() if layer.gate is not None), None)
+
+
+def reset_magnitudes(model: nn.Module) -> None:
+    """Set the magnitudes of new DoRA adapters to the norms of the weights that the model has now, which may be sharded.
+
+    Raise SpecError for a row of zeros, whose direction no magnitude can scale.
+    """
+    for name, layer in adapted_layers(model).items():
+        if not isinstance(layer, DoRALinear):
+            continue
+        norms = layer.reset_magnitude()
+        own = norms.to_local() if isinstance(norms, DTensor) else norms
+        if bool((own == 0).any()):
+            raise SpecError(
+                f"train.lora.kind is 'dora', but the weight of '{name}' has rows of zeros, which have no direction. Start from a "
+                "trained model with model.start, or leave this layer out of train.lora.targets"
+            )
 
 
 def merge_adapters(model: nn.Module) -> None:
-    """Add every adapter of `model` to the weight of its layer, and put plain layers back in place."""
+    """Add every adapter of `model` to the weight of its layer, and put plain layers back in place.
+
+    Raise CheckpointError if the adapters act only at some timesteps.
+    """
+    if (interval := interval_of(model)) is not None:
+        raise CheckpointError(
+            f"the adapters act only at timesteps from {interval[0]:g} to {interval[1]:g}, so they cannot become part of the weights. "
+            "Export them with --format peft-adapter, and give them to the model that they were trained on with --adapter"
+        )
     for name, layer in adapted_layers(model).items():
         model.set_submodule(name, layer.merged())
 
@@ -112,7 +127,8 @@ def merge_adapters(model: nn.Module) -> None:
 def check_merged(model: nn.Module) -> None:
     """Raise CheckpointError if a model has adapters, which a model directory cannot hold."""
     if adapted_layers(model):
-        raise CheckpointError("the model has adapters, which a model directory cannot hold. Call merge_adapters first, or save_adapters")
+        cure = "Call merge_adapters first, or save_adapters" if interval_of(model) is None else "Save them with save_adapters"
+        raise CheckpointError(f"the model has adapters, which a model directory cannot hold. {cure}")
 
 
 def _checked_streams(model: UnifiedModel, streams: Iterable[str]) -> list[str]:

@@ -457,6 +457,8 @@ class MadeModality(CodecModality):
         generators = [torch.Generator().manual_seed(seed) for seed in clips.seeds]
         clean = self.represent(clips, generators)
         clean = replace(clean, frames=tuple(clips.num_frames.tolist()))
+        if clips.timestep is not None and self.objective.has_timesteps:
+            return self.objective.corrupt_to(clean, known=clips.known, noise=clips.noise, generators=generators, timestep=clips.timestep)
         if clips.quantiles is None:
             return self.objective.corrupt(clean, known=clips.known, noise=clips.noise, generators=generators)
         return self.objective.corrupt_at(clean, known=clips.known, noise=clips.noise, generators=generators, quantiles=clips.quantiles)

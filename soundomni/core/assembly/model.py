@@ -183,6 +183,12 @@ class UnifiedModel(nn.Module):
         own = [name for other in self.each() for name in other.loss_names]
         return {name: name if own.count(name) == 1 else f"{modality.name}.{name}" for name in modality.loss_names}
 
+    @property
+    def timed_losses(self) -> tuple[str, ...]:
+        """Names of the losses that can be measured at a timestep of one's choice."""
+        timed = [modality for modality in self.all_made if modality.objective.has_timesteps]
+        return tuple(name for modality in timed for name in self._named(modality).values())
+
     def count_terms(self, batch: PackedBatch) -> dict[str, float]:
         """Return the number of elements of each loss of `batch`, known before anything is computed."""
         counts = {"ce": float((batch.labels != NO_LABEL).sum())}

@@ -4,8 +4,8 @@ An adapter is a folder:
 
 | name | what it is |
 |---|---|
-| adapter_config.json | rank, alpha, dropout and the adapted layers, as peft's LoraConfig |
-| adapter_model.safetensors | `base_model.model.<layer>.lora_A.weight` and `.lora_B.weight` of each layer |
+| adapter_config.json | kind, rank, alpha, dropout and the adapted layers, as peft's LoraConfig; `timestep_interval` if there is one |
+| adapter_model.safetensors | `base_model.model.<layer>.lora_A.weight` and `.lora_B.weight`; for DoRA, `.lora_magnitude_vector` too |
 
 Shape letters: I inputs and O outputs of a layer, r rank.
 """
@@ -16,26 +16,32 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from soundomni.core.assembly.lora import LoRALinear, adapted_layers, add_low_rank, refuse_shared
+from soundomni.core.assembly.dora_linear import DoRALinear, merge_scaled, row_norms
+from soundomni.core.assembly.lora import KINDS, adapted_layers, open_gate, refuse_shared
+from soundomni.core.assembly.lora_linear import LoRALinear, add_low_rank
 from soundomni.core.assembly.model import UnifiedModel
-from soundomni.core.errors import CheckpointError, did_you_mean, shown, some
+from soundomni.core.assembly.timestep_gate import Interval
+from soundomni.core.errors import CheckpointError, SpecError, did_you_mean, shown, some
 from soundomni.core.files.json_objects import read_object
 from soundomni.core.files.paths import place
 from soundomni.core.limits import LARGEST_SCALE
 from soundomni.core.pretrained.directory import public_name
 from soundomni.core.pretrained.foreign_weights import WeightFile, read_weights
 from soundomni.core.pretrained.weights import check_finite, write_tensors
+from soundomni.core.spec.schema import AdapterKind
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-A, B = "lora_A.weight", "lora_B.weight"
+A, B, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
 MOST_RANK = 65_536
+INTERVAL, EVERYWHERE = "timestep_interval", (0.0, 1.0)
+"""Key of the timesteps at which adapters act, which peft does not know and warns of; and all timesteps."""
 
 INITIALIZATIONS = (True, False, "gaussian", "orthogonal")
 """Values of peft's `init_lora_weights` that do not change the base weights; others, such as "pissa", change them before
@@ -84,36 +90,127 @@ def check_free(directory: str | Path) -> None:
         raise CheckpointError(f"'{path}' is not an empty folder, and adapters never replace files. Choose another directory")
 
 
+def load_adapter_file(model: UnifiedModel, directory: str | Path, *, interval: Interval | None = None) -> None:
+    """Give a model the adapters in a folder that this library or peft wrote: all of them, or none on an error.
+
+    They are merged into the weights, unless they act only at some timesteps.
+
+    Args:
+        model: the whole model.
+        directory: the folder.
+        interval: timesteps (low, high) of the flow at which they act; None for what the folder says, by default all.
+
+    Raises:
+        CheckpointError: the folder is not an adapter, is not LoRA or DoRA, or does not fit the model in names or shapes; or the model
+            already has adapters that are not merged.
+        SpecError: an adapted layer shares its weight with another, or the model does not know the timesteps of clips.
+    """
+    path = Path(directory)
+    if adapted_layers(model):
+        raise CheckpointError("the model already has adapters that act at some timesteps only, and no others can be added. Load it again")
+    config = _read_config(path)
+    adapters = _read_adapters(model, path, config)
+    chosen = config.interval if interval is None else interval
+    if chosen is None or tuple(chosen) == EVERYWHERE:
+        _merge(model, adapters, config)
+    else:
+        _attach(model, adapters, config, chosen)
+
+
 def merge_adapter_file(model: nn.Module, directory: str | Path) -> None:
     """Add the adapters in a folder that this library or peft wrote to the weights of `model`: all of them, or none on
     an error.
 
     Raises:
-        CheckpointError: the folder is not an adapter, is not plain LoRA, or does not fit the model in names or shapes.
+        CheckpointError: the folder is not an adapter, is not LoRA or DoRA, acts only at some timesteps, or does not fit the model in
+            names or shapes.
         SpecError: an adapted layer shares its weight with another.
     """
     path = Path(directory)
-    scale, rank = _read_config(path)
-    weights = read_weights(path / WEIGHTS_FILE)
-    pairs = _pairs(weights, rank)
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    for name, pair in pairs.items():
-        _check_fit(path, name, pair, layers, rank)
-    refuse_shared(model, pairs)
-    matrices = {name: (weights[pair.a], weights[pair.b]) for name, pair in pairs.items()}
-    for name, (a, b) in matrices.items():
-        _check_values(weights.path, name, layers[name].weight, a, b, scale=scale)
-    for name, (a, b) in matrices.items():
-        add_low_rank(layers[name].weight, a, b, scale=scale)
+    config = _read_config(path)
+    if config.interval is not None:
+        told = f"acts only at timesteps from {config.interval[0]:g} to {config.interval[1]:g}"
+        raise CheckpointError(f"the adapter {place(path)} {told}, so it cannot become part of the weights. Use load_adapter_file")
+    _merge(model, _read_adapters(model, path, config), config)
+
+
+def _merge(model: nn.Module, adapters: Mapping[str, _Matrices], config: _Config) -> None:
+    for name, (a, b, magnitude) in adapters.items():
+        weight = model.get_submodule(name).weight
+        assert isinstance(weight, Tensor), "only linear layers have adapters"
+        if magnitude is None:
+            add_low_rank(weight, a, b, scale=config.scale)
+        else:
+            merge_scaled(weight, a, b, magnitude, scale=config.scale)
+
+
+@torch.no_grad()
+def _attach(model: UnifiedModel, adapters: Mapping[str, _Matrices], config: _Config, interval: Interval) -> None:
+    """Put layers with adapters, which act only at some timesteps, in place of those of the model."""
+    streams = {
+        id(parameter): index for index, stream in enumerate(model.router.streams) for parameter in model.backbone.expert_parameters(stream)
+    }
+    for name in adapters:
+        if id(model.get_submodule(name).weight) not in streams:
+            raise SpecError(
+                f"the adapter of '{name}' has an interval of timesteps, but the inputs of that layer are not tokens of a stream"
+            )
+    gate = open_gate(model, interval, adapters, key="the interval of the adapter")
+    for name, (a, b, magnitude) in adapters.items():
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear), "only linear layers have adapters"
+        layer = KINDS[config.kind](linear, rank=config.rank, alpha=config.alpha)
+        layer.lora_A.weight.copy_(a)
+        layer.lora_B.weight.copy_(b)
+        if magnitude is not None:
+            cast(DoRALinear, layer).lora_magnitude.copy_(magnitude)
+        layer.gate = gate, streams[id(linear.weight)]
+        model.set_submodule(name, layer)
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """Names of a layer's A and B in the file, and the shape `[O, I]` of their product."""
+class _Config:
+    """What a folder says about its adapters: their kind, r, alpha, and the timesteps at which they act, None for all."""
+
+    kind: AdapterKind
+    rank: int
+    alpha: float
+    interval: Interval | None = None
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+_Matrices = tuple[Tensor, Tensor, Tensor | None]
+"""A `[r, I]`, B `[O, r]` and, for DoRA, the magnitudes `[O]` of a layer."""
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Names of a layer's A, B and magnitudes in the file, and the shape `[O, I]` of B A."""
 
     a: str
     b: str
+    magnitude: str | None
     shape: tuple[int, int]
+
+
+def _read_adapters(model: nn.Module, path: Path, config: _Config) -> dict[str, _Matrices]:
+    """Return the matrices of each adapted layer in a folder, all of which fit the model. Raise as `merge_adapter_file`."""
+    weights = read_weights(path / WEIGHTS_FILE)
+    found = _find(weights, config)
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    for name, names in found.items():
+        _check_fit(path, name, names, layers, config.rank)
+    refuse_shared(model, found)
+    read = {
+        name: (weights[names.a], weights[names.b], None if names.magnitude is None else weights[names.magnitude])
+        for name, names in found.items()
+    }
+    for name, matrices in read.items():
+        _check_values(weights.path, name, layers[name].weight, matrices, scale=config.scale)
+    return read
 
 
 def _write(folder: Path, layers: Mapping[str, LoRALinear], *, base: str | None) -> None:
@@ -131,14 +228,18 @@ def _write(folder: Path, layers: Mapping[str, LoRALinear], *, base: str | None) 
         "inference_mode": True,
         "init_lora_weights": True,
         "modules_to_save": None,
-        "use_dora": False,
+        "use_dora": isinstance(first, DoRALinear),
         "use_rslora": False,
         "rank_pattern": {},
         "alpha_pattern": {},
     }
+    if first.gate is not None:
+        config[INTERVAL] = list(first.gate[0].interval)
     tensors = {}
     for name, layer in layers.items():
-        for key, matrix in ((A, layer.lora_A.weight), (B, layer.lora_B.weight)):
+        parts = [(A, layer.lora_A.weight), (B, layer.lora_B.weight)]
+        parts += [(MAGNITUDE, layer.lora_magnitude)] if isinstance(layer, DoRALinear) else []
+        for key, matrix in parts:
             tensors[f"{PREFIX}{name}.{key}"] = matrix.detach().to("cpu", torch.float32).contiguous()
     try:
         folder.mkdir(parents=True)
@@ -148,10 +249,10 @@ def _write(folder: Path, layers: Mapping[str, LoRALinear], *, base: str | None) 
         raise CheckpointError(f"the adapter '{folder}' cannot be written: {error}") from error
 
 
-def _read_config(folder: Path) -> tuple[float, int]:
-    """Return alpha / r and r of a folder.
+def _read_config(folder: Path) -> _Config:
+    """Return what a folder says about its adapters.
 
-    Raise CheckpointError for anything that plain matrices A and B cannot express.
+    Raise CheckpointError for anything that matrices A and B and magnitudes cannot express.
     """
     file = folder / CONFIG_FILE
     if not file.is_file():
@@ -165,64 +266,94 @@ def _read_config(folder: Path) -> tuple[float, int]:
     rest = dict(config)
     rank, alpha = rest.pop("r", None), rest.pop("lora_alpha", None)
     initial, bias = rest.pop("init_lora_weights", True), rest.pop("bias", "none")
+    kind: AdapterKind = "dora" if rest.get("use_dora") is True else "lora"
+    if kind == "dora":
+        del rest["use_dora"]
+    interval = _read_interval(file, rest.pop(INTERVAL, None))
     if not (_is_number(rank, int) and 1 <= rank <= MOST_RANK):
         raise CheckpointError(f"'{file}': r is {shown(rank)}; expected a whole number from 1 to {MOST_RANK:,}")
     if not (_is_number(alpha, (int, float)) and 0 < alpha <= LARGEST_SCALE * rank):
         raise CheckpointError(f"'{file}': lora_alpha is {shown(alpha)}; expected a number above 0 and at most {LARGEST_SCALE:,.0f} times r")
     if initial not in INITIALIZATIONS or bias != "none":
         told = f"init_lora_weights is {shown(initial)} and bias {shown(bias)}"
-        raise CheckpointError(f"'{file}': {told}; expected true and \"none\", because only plain LoRA is supported")
+        raise CheckpointError(f"'{file}': {told}; expected true and \"none\", because only plain LoRA and DoRA are supported")
     others = sorted(key for key, value in rest.items() if value and key not in NO_MATTER)
     if others:
-        raise CheckpointError(f"'{file}' sets {some(others)}; only plain LoRA is supported")
-    return alpha / rank, rank
+        raise CheckpointError(f"'{file}' sets {some(others)}; only plain LoRA and DoRA are supported")
+    return _Config(kind, rank, alpha, interval)
+
+
+def _read_interval(file: Path, value: object) -> Interval | None:
+    """Return the timesteps that a config gives, None for all. Raise CheckpointError for anything but an interval."""
+    if value is None:
+        return None
+    ends = [float(end) for end in value if _is_number(end, (int, float))] if isinstance(value, list) and len(value) == 2 else []
+    if len(ends) != 2 or not 0 <= ends[0] < ends[1] <= 1:
+        raise CheckpointError(f"'{file}': {INTERVAL} is {shown(value)}; expected two numbers from 0 to 1, the lower one first")
+    return None if tuple(ends) == EVERYWHERE else (ends[0], ends[1])
 
 
 def _is_number(value: object, kind: type | tuple[type, ...]) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
-def _pairs(weights: WeightFile, rank: int) -> dict[str, _Pair]:
-    """Return A and B of each layer in a file, by layer name. Raise CheckpointError if it holds anything else."""
+def _find(weights: WeightFile, config: _Config) -> dict[str, _Names]:
+    """Return what each layer has in a file, by layer name. Raise CheckpointError if it holds anything else."""
+    kinds = (A, B, MAGNITUDE) if config.kind == "dora" else (A, B)
+    listed = f"{PREFIX}<layer>.{A} and .{B}" + (f" and .{MAGNITUDE}" if config.kind == "dora" else "")
     names: dict[str, dict[str, str]] = {}
     for key in weights:
-        for kind in (A, B):
+        for kind in kinds:
             if key.startswith(PREFIX) and key.endswith(f".{kind}"):
                 names.setdefault(key[len(PREFIX) : -len(kind) - 1], {})[kind] = key
                 break
         else:
-            raise CheckpointError(f"'{weights.path}' holds '{key}'; expected only {PREFIX}<layer>.{A} and .{B}")
-    pairs = {}
-    for name, found in names.items():
-        if len(found) < 2:
-            raise CheckpointError(f"'{weights.path}' holds only one of {A} and {B} of '{name}'; expected both")
-        a, b = weights.shape(found[A]), weights.shape(found[B])
+            raise CheckpointError(f"'{weights.path}' holds '{key}'; expected only {listed}")
+    found = {}
+    for name, own in names.items():
+        if len(own) < len(kinds):
+            missing = ", ".join(kind for kind in kinds if kind not in own)
+            raise CheckpointError(f"'{weights.path}' does not hold {missing} of '{name}'; expected {listed}")
+        a, b, rank = weights.shape(own[A]), weights.shape(own[B]), config.rank
         if len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank:
             raise CheckpointError(f"'{weights.path}': {A} and {B} of '{name}' are {a} and {b}; expected (r, I) and (O, r) with r = {rank}")
-        pairs[name] = _Pair(found[A], found[B], (b[0], a[1]))
-    if not pairs:
+        if config.kind == "dora" and weights.shape(own[MAGNITUDE]) != (b[0],):
+            shape = weights.shape(own[MAGNITUDE])
+            raise CheckpointError(f"'{weights.path}': {MAGNITUDE} of '{name}' is {shape}; expected {(b[0],)}, one number for each row")
+        found[name] = _Names(own[A], own[B], own.get(MAGNITUDE), (b[0], a[1]))
+    if not found:
         raise CheckpointError(f"'{weights.path}' holds no adapter")
-    return pairs
+    return found
 
 
-def _check_values(path: Path, name: str, weight: Tensor, a: Tensor, b: Tensor, *, scale: float) -> None:
-    """Raise CheckpointError unless A and B are finite floats that are small enough for the merged weight to be finite
+def _check_values(path: Path, name: str, weight: Tensor, matrices: _Matrices, *, scale: float) -> None:
+    """Raise CheckpointError unless a layer's matrices are finite floats that are small enough for the merged weight to be finite
     as well."""
-    for kind, matrix in ((A, a), (B, b)):
+    a, b, magnitude = matrices
+    for kind, matrix in ((A, a), (B, b), (MAGNITUDE, magnitude)):
+        if matrix is None:
+            continue
         if not matrix.is_floating_point():
             raise CheckpointError(f"'{path}': {kind} of '{name}' holds {str(matrix.dtype).removeprefix('torch.')}; expected floating point")
         check_finite(f"{PREFIX}{name}.{kind}", matrix, path)
     largest = float(a.abs().max()) * float(b.abs().max()) * len(a) * scale
+    if magnitude is not None:
+        largest = max(largest, float(magnitude.abs().max()))
     most = torch.finfo(weight.dtype).max / 2
     if not largest <= most:
         raise CheckpointError(f"'{path}' may change '{name}' by up to {largest:.3g}; expected at most {most:.3g}")
+    if magnitude is not None:
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        norms = row_norms(weight.detach().to(wide), a.to(weight.device, wide), b.to(weight.device, wide), scale=scale)
+        if not bool((norms > 0).all() and norms.isfinite().all()):
+            raise CheckpointError(f"'{path}' makes rows of '{name}' zero or infinite, which have no direction that {MAGNITUDE} could scale")
 
 
-def _check_fit(path: Path, name: str, pair: _Pair, layers: Mapping[str, nn.Linear], rank: int) -> None:
+def _check_fit(path: Path, name: str, names: _Names, layers: Mapping[str, nn.Linear], rank: int) -> None:
     if name not in layers:
         raise CheckpointError(f"'{path}' adapts '{name}', which is not a linear layer of this model.{did_you_mean(name, layers)}")
     shape = tuple(layers[name].weight.shape)
-    if shape != pair.shape:
-        raise CheckpointError(f"'{path}' adapts '{name}' of shape {pair.shape}; expected {shape}, the shape in this model")
+    if shape != names.shape:
+        raise CheckpointError(f"'{path}' adapts '{name}' of shape {names.shape}; expected {shape}, the shape in this model")
     if rank > max(shape):
         raise CheckpointError(f"'{path}' adapts '{name}' of shape {shape} with r = {rank}; expected at most {max(shape)}")

@@ -61,7 +61,7 @@ from soundomni.core.limits import (
     resolve_device,
 )
 from soundomni.core.pretrained.abilities import Abilities, abilities_of
-from soundomni.core.pretrained.adapters import merge_adapter_file
+from soundomni.core.pretrained.adapters import load_adapter_file
 from soundomni.core.pretrained.declared_sizes import check_declared
 from soundomni.core.pretrained.directory import (
     Origin,
@@ -614,16 +614,23 @@ class SoundOmni:
         modality.check_decodes()
         return round_trip(modality.codec, as_clip("the clip", clip), chunk_seconds=chunk_seconds)
 
-    def load_adapter(self, directory: str | Path) -> None:
-        """Merge LoRA adapters into the weights, from a folder that `soundomni export --format peft-adapter` or peft
-        wrote.
+    def load_adapter(self, directory: str | Path, *, interval: tuple[float, float] | None = None) -> None:
+        """Add adapters (LoRA or DoRA) from a folder that `soundomni export --format peft-adapter` or peft wrote.
+
+        They are merged into the weights, unless they act only at some timesteps.
+
+        Args:
+            directory: the folder.
+            interval: timesteps (low, high) at which they act, as in `guidance.interval`: 0 is clean, 1 is noise. None for what the
+                folder says, by default all.
 
         Raises:
-            CheckpointError: the folder is damaged, is not plain LoRA, or has a layer or a shape that this model does
+            CheckpointError: the folder is damaged, is neither LoRA nor DoRA, or has a layer or a shape that this model does
                 not have.
-            SpecError: a layer shares its weight with another one, which the adapter would change too.
+            SpecError: a layer shares its weight with another one, which the adapter would change too; or there is an interval, but
+                the model does not know the timesteps of clips.
         """
-        merge_adapter_file(self.model, as_directory("the adapter", directory))
+        load_adapter_file(self.model, as_directory("the adapter", directory), interval=interval)
 
 
 def _text_sampling(temperature: float | None, top_k: int | None, top_p: float | None) -> TokenSampling:

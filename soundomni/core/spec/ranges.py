@@ -66,6 +66,8 @@ def check_train(train: TrainSpec) -> None:
         _expect(lambda x: 0 <= x < math.inf, f"train.loss_weights.{name}", weight, "finite and at least 0")
     if train.validating.patience and train.validating.best is None:
         raise SpecError("train.validation.patience is set, but train.validation.best is not. Set it, for example to validation/loss")
+    for i, timestep in enumerate(train.validating.timesteps):
+        _expect(lambda x: 0 < x < 1, f"train.validation.timesteps[{i}]", timestep, "above 0 and below 1")
     for name, phase in train.set_phases.items():
         _expect(lambda x: x >= 0, f"train.phases.{name}.starts", phase.starts, "at least 0")
         if phase.optimizer is not None or phase.schedule is not None:
@@ -84,6 +86,8 @@ def _check_lora(lora: LoRASpec) -> None:
     _expect(lambda x: x >= 1, "train.lora.rank", lora.rank, "at least 1")
     _expect(lambda x: 0 < x < math.inf, "train.lora.alpha", lora.alpha, "finite and above 0")
     _expect(lambda x: 0 <= x < 1, "train.lora.dropout", lora.dropout, "at least 0 and below 1")
+    if lora.interval is not None and not 0 <= lora.interval[0] < lora.interval[1] <= 1:
+        raise SpecError(f"train.lora.interval is {list(lora.interval)}; expected two numbers from 0 to 1, the lower one first")
     for key, names in (("streams", lora.streams), ("targets", lora.targets)):
         if not names:
             raise SpecError(f"train.lora.{key} is empty; name at least one, or leave train.lora out")

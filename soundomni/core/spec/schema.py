@@ -392,6 +392,9 @@ class PhaseSpec:
     starts: int = 0
 
 
+AdapterKind = Literal["lora", "dora"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoRASpec:
     """Low-rank adapters: the weights of the named streams are frozen, and only their adapters are trained.
@@ -400,18 +403,23 @@ class LoRASpec:
 
     Args:
         streams: expert streams that get adapters, such as "und" and "gen".
+        kind: "lora", or "dora", which also learns the length of each row of a layer's weights (Liu et al. 2024).
         rank: rank of an adapter's two matrices.
         alpha: adapters are scaled by alpha / rank.
         dropout: share of an adapter's inputs that are zeroed in training.
         targets: names, or last parts of names, of the linear layers to adapt, such as "qkv", "output", "mlp.gate_up"
             and "mlp.down".
+        interval: timesteps (low, high) of the flow at which the adapters act, as in `guidance.interval`: 0 is clean, 1 is noise. Only
+            for backbones that know the timestep of each clip, such as dit; null for all timesteps.
     """
 
     streams: list[str]
+    kind: AdapterKind = "lora"
     rank: int = 8
     alpha: float = 16.0
     dropout: float = switched_off("it to 0", 0.0)
     targets: list[str] = field(default_factory=lambda: ["qkv", "output"])
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -432,6 +440,9 @@ class ValidationSpec:
     Args:
         every: steps between validations; 0 for never.
         num_held_out: held-out items of each dataset to measure the losses on, at most; -1 for all.
+        timesteps: timesteps at which the losses of flow matching and diffusion are measured as well, each with all clips at that timestep;
+            1 is noise. For v-prediction they are angles on its circle, in quarter turns, as in stable-audio-tools. Together they take
+            about as long as the other losses. A list in a later layer replaces this one; [] for none.
         best: the measured number by which steps are compared, such as validation/loss; the checkpoint of the best step is
             kept. null compares none.
         better: whether a "lower" or a "higher" number is better.
@@ -443,6 +454,7 @@ class ValidationSpec:
 
     every: int = switched_off("it to 0", 0)
     num_held_out: int = switched_off("it to 0", 256)
+    timesteps: list[float] = switched_off("it to []", lambda: [0.1, 0.3, 0.5, 0.7, 0.9])
     best: str | None = None
     better: Literal["lower", "higher"] = "lower"
     patience: int = switched_off("it to 0", 0)
@@ -464,6 +476,7 @@ class TrainSpec:
         loss_starts: number of steps before a loss counts; 0 if not named.
         phases: name → settings of a phase; null removes those of an earlier layer. Training a codec has two: "critics" and then "codec".
         lora: adapters for some expert streams; null trains the weights themselves.
+        random_codec: let a codec of the model that has no weights keep random ones, in which nothing useful can be learned: for tests.
         ema_decay: decay of the averaged weights; 0 for no averaging.
         validation: what to generate and describe during training; null for nothing.
         precision: precision of the forward and backward pass; parameters and optimizer are always float32.
@@ -486,6 +499,7 @@ class TrainSpec:
     loss_starts: dict[str, int] = replaced(dict)
     phases: dict[str, PhaseSpec | None] = field(default_factory=dict)
     lora: LoRASpec | None = None
+    random_codec: bool = False
     ema_decay: float = switched_off("it to 0", 0.9999)
     precision: Literal["fp32", "bf16"] = "fp32"
     activation_checkpointing: bool = False

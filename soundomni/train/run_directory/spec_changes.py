@@ -35,6 +35,7 @@ MAY_CHANGE = (
     "train.trackers",
     "train.threads",
     "train.parallel",
+    "train.random_codec",
     "train.activation_checkpointing",
 )
 """Keys that may differ when a run is resumed: they do not change what is learned, except for `train.steps` (see

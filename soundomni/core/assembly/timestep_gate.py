@@ -1,0 +1,57 @@
+"""Adapters that act only at some timesteps: which tokens of a batch they act on.
+
+Clips of a batch have different timesteps, so a factor of 0 or 1 for each stored token says whether an adapter acts on it. It is found
+when the backbone is called, and stays until the next call, so that layers that are computed again in the backward pass find it too.
+
+Shape letters: M clips, P stored tokens of a stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from soundomni.core.attention.conditions import SeenConditions
+from soundomni.core.attention.layout import Layout
+
+Interval = tuple[float, float]
+"""Timesteps (low, high) of the flow, both included: 0 is clean, 1 is noise."""
+
+
+@dataclass
+class TimestepGate:
+    """The tokens of the current batch on which adapters act.
+
+    Args:
+        interval: the timesteps at which they act.
+        shown_times: maps timesteps of the flow `[1, 2]` to those that the network gets.
+    """
+
+    interval: Interval
+    shown_times: Callable[[Tensor], Tensor]
+    factors: dict[int, Tensor] = field(default_factory=dict)
+
+    def attach(self, backbone: nn.Module) -> None:
+        """Follow a backbone that takes times: before each of its calls, find the tokens."""
+
+        def before(_: nn.Module, given: tuple[Any, Layout]) -> None:
+            seen = given[1].conditions
+            assert seen is not None and seen.times is not None, "a backbone that takes times gets them"
+            self.find(seen, seen.times)
+
+        backbone.register_forward_pre_hook(before)
+
+    @torch.no_grad()
+    def find(self, seen: SeenConditions, times: Tensor) -> None:
+        """Find the tokens of the clips whose timestep, of `times` `[M + 1]`, lies in the interval."""
+        low, high = self.shown_times(torch.tensor([self.interval], dtype=times.dtype, device=times.device))[0]
+        acts = ((times >= low) & (times <= high)).to(times.dtype)
+        self.factors = {stream: acts.index_select(0, clips)[:, None] for stream, clips in seen.clips.items()}
+
+    def of(self, stream: int, update: Tensor) -> Tensor:
+        """Return `update` `[P, O]` where adapters act, and zero elsewhere."""
+        return update * self.factors[stream].to(update.dtype)
