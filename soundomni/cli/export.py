@@ -18,10 +18,10 @@ HELP = "write a run or model as a model directory, or in the layout of another p
 
 DTYPES = ("float32", "float16", "bfloat16")
 MODEL, ORIGINAL, ADAPTER = "model", "soundomni", "peft-adapter"
-STABLE_AUDIO, DIFFUSERS = "stable-audio-tools", "diffusers"
+STABLE_AUDIO, THIRD, DIFFUSERS = "stable-audio-tools", "stable-audio-3", "diffusers"
 SAME = ("same", "diffusers-same")
 CODECS = ("stable-audio-vae", "diffusers-oobleck", *SAME)
-FORMATS = (MODEL, ORIGINAL, STABLE_AUDIO, DIFFUSERS, ADAPTER, *CODECS)
+FORMATS = (MODEL, ORIGINAL, STABLE_AUDIO, THIRD, DIFFUSERS, ADAPTER, *CODECS)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=FORMATS,
         default=MODEL,
         help="model: a model directory (default); soundomni: the layout of the original research code; stable-audio-tools: its "
-        "checkpoint and config, for a diffusion transformer; diffusers: a pipeline, for the same; peft-adapter: only "
+        "checkpoint and config, for a diffusion transformer; stable-audio-3: the same for Stable Audio 3; diffusers: a pipeline, for "
+        "Stable Audio Open; peft-adapter: only "
         "the adapters of a run, one folder per expert stream; stable-audio-vae, diffusers-oobleck, same or diffusers-same: only the codec",
     )
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="data type of a model's weights (default: float32)")
@@ -121,6 +122,9 @@ def _model(args: argparse.Namespace) -> dict[str, Any]:
         if args.format == ORIGINAL:
             export_soundomni(model, folder, dtype=dtype)
             return told
+        if args.format == THIRD:
+            _stable_audio_3(model, folder, dtype)
+            return told
         return told | {"notes": list(_stable_audio(model, folder, args.format, dtype))}
 
 
@@ -143,6 +147,22 @@ def _stable_audio(model: SoundOmni, folder: Path, layout: str, dtype: Any) -> tu
         return export_pipeline(model, folder, codec=tensors, codec_config=config, dtype=dtype)
     tensors, config = stable_audio_codec(codec, arguments)
     return export_stable_audio(model, folder, codec=tensors, codec_config=config, dtype=dtype)
+
+
+def _stable_audio_3(model: SoundOmni, folder: Path, dtype: Any) -> None:
+    """Write a model for stable-audio-3."""
+    from soundomni.core.errors import SpecError
+    from soundomni.core.spec.registry import validate_init_args
+    from soundomni.experts.checkpoints.stable_audio_3_export import export_third
+    from soundomni.vae.checkpoints.same_export import same_codec
+    from soundomni.vae.same import SameCodec
+
+    codec = model.model.made().codec
+    if not isinstance(codec, SameCodec):
+        told = f"the codec is {type(codec).__name__}, but {THIRD} only has same"
+        raise SpecError(f"{told}, so this model cannot be exported to it")
+    tensors, config = same_codec(codec, validate_init_args("codec", model.spec.of_model.codec))
+    export_third(model, folder, codec=tensors, codec_config=config, dtype=dtype)
 
 
 def _adapters(args: argparse.Namespace) -> dict[str, int]:

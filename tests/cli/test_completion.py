@@ -50,7 +50,7 @@ CASES = {
     "soundomni generate --model |": {"nano", "nano-codes"},
     "soundomni generate --model nano --no-p|": {"--no-pictures"},
     "soundomni export na|": {"nano", "nano-codes"},
-    "soundomni export run --format st|": {"stable-audio-vae", "stable-audio-tools"},
+    "soundomni export run --format st|": {"stable-audio-vae", "stable-audio-tools", "stable-audio-3"},
     "soundomni import |": {
         "stable-audio",
         "stable-audio-vae",

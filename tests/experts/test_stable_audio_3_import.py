@@ -6,6 +6,7 @@ No package has Stable Audio 3's own names, so they are spelled out here a second
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def checkpoint(*, differential: bool = False) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(3)
     found = shapes(differential=differential)
     tensors = {name: torch.randn(shape, generator=generator) / max(shape[-1], 9) ** 0.5 for name, shape in found.items()}
-    tensors["model.model.transformer.rotary_pos_emb.inv_freq"] = 1e4 ** (-torch.arange(0, 32, 2).float() / 32)
+    tensors["model.model.transformer.rotary_pos_emb.inv_freq"] = 1.0 / 1e4 ** (torch.arange(0, 32, 2).float() / 32)
     return tensors | same_files.tensors(large=True, prefix="pretransform.model.")
 
 
@@ -216,6 +217,32 @@ def test_a_config_that_cannot_be_computed_is_refused(changes: dict[str, Any], me
     assert is_third(tree)
     with pytest.raises(SpecError, match=message):
         parse_third(tree)
+
+
+@pytest.mark.parametrize("differential", [False, True])
+def test_a_model_goes_out_bit_for_bit(differential: bool, tmp_path: Path) -> None:
+    tree, tensors = (
+        config(differential=differential, model__diffusion__config__timestep_features_logsnr=True),
+        checkpoint(differential=differential),
+    )
+    assert imported(tmp_path, tree, tensors) == 0
+    assert main(["export", str(tmp_path / "out"), "--format", "stable-audio-3", "--out", str(tmp_path / "again")]) == 0
+    back = load_file(tmp_path / "again" / "model.safetensors")
+    assert back.keys() == tensors.keys()
+    assert all(torch.equal(back[name], tensor) and back[name].dtype == tensor.dtype for name, tensor in tensors.items())
+    written = json.loads((tmp_path / "again" / "model_config.json").read_text())
+    first, second = parse_third(tree), parse_third(written)
+    assert replace(first, sample_size=second.sample_size, unused=()) == replace(second, unused=())
+
+
+def test_a_model_of_another_kind_does_not_go_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert imported(tmp_path, config(), checkpoint()) == 0
+    for source, layout, told in (
+        (str(tmp_path / "out"), "stable-audio-tools", "the codec is SameCodec, but stable-audio-tools only has oobleck"),
+        ("nano", "stable-audio-3", "but stable-audio-3 only has same"),
+    ):
+        assert main(["export", source, "--format", layout, "--out", str(tmp_path / layout)]) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_the_published_ways_to_sample_are_the_defaults(tmp_path: Path) -> None:

@@ -138,17 +138,17 @@ def config_of(model: ModelSpec, *, by: str) -> ModelConfig:
         channels=codec["channels"],
         sample_size=_sample_size(codec, made.window),
         latent_dim=codec["latent_dim"],
-        objective=_objective(made),
+        objective=objective_of(made),
         backbone=backbone,
         condition_dim=backbone["condition_dim"],
-        conditions=tuple(conditions[name] for name in _crossing(model, names, by=by)),
+        conditions=tuple(conditions[name] for name in crossing(model, names, by=by)),
         global_ids=tuple(name for name, one in conditions.items() if one.is_global),
         inpaints=made.objective.init_args["shows_known"],
         unused=(),
     )
 
 
-def _crossing(model: ModelSpec, names: Sequence[str], *, by: str) -> list[str]:
+def crossing(model: ModelSpec, names: Sequence[str], *, by: str) -> list[str]:
     """Return the names of conditions in the order of the prompt. Raise SpecError unless it gives each of them once."""
     given = [template.of or "text" for template in model.prompt]
     if sorted(given) != sorted(names):
@@ -157,7 +157,7 @@ def _crossing(model: ModelSpec, names: Sequence[str], *, by: str) -> list[str]:
     return given
 
 
-def _objective(made: ModalitySpec) -> Objective:
+def objective_of(made: ModalitySpec) -> Objective:
     """Return what stable-audio-tools calls an objective with its sampler."""
     assert made.objective is not None, "what is made has an objective"
     objective = OBJECTIVES[made.objective.class_path]
