@@ -6,6 +6,7 @@ The pipelines are made of diffusers' and transformers' own classes with random w
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -178,7 +179,7 @@ def test_a_guided_run_equals_that_of_diffusers(
     wanted = theirs(
         "one two",
         negative_prompt=negative,
-        audio_end_in_s=SECONDS,
+        audio_end_in_s=math.ceil(SECONDS),  # prompts here say whole seconds, as in training
         num_inference_steps=steps,
         guidance_scale=scale,
         latents=draws.start * most / (most**2 + 1) ** 0.5,  # diffusers begins with noise of the deviation √(sigma_max² + 1)
@@ -369,7 +370,7 @@ def small_spec(pipeline: Path, **changes: Any) -> dict[str, Any]:
         "window": FRAMES * HOP / RATE,
     }
     prompt = {"encoder": {"class_path": "t5", "init_args": text}, "connector": "identity", "enters": "cross"}
-    texts = {"prompt": "{caption}", "seconds_start": "0", "seconds_total": "{seconds}"}
+    texts = {"prompt": "{caption}", "seconds_start": "{seconds_start}", "seconds_total": "{seconds_total}"}
     tree: dict[str, Any] = {
         "backbone": {"class_path": "dit", "init_args": sizes},
         "router": "dense",

@@ -21,8 +21,8 @@ KINDS = {"diffusion_cond": False, "diffusion_cond_inpaint": True}
 """Kind of model → whether it sees known frames of a clip."""
 HINTS = ["inpaint_mask", "inpaint_masked_input"]
 """What the input of such a model also holds, in this order."""
-NUMBERS: Mapping[str, str] = {"seconds_start": "0", "seconds_total": "{seconds}"}
-"""Number → what a prompt says for it: where a clip begins in its recording, and how long it is."""
+NUMBERS: Mapping[str, str] = {"seconds_start": "{seconds_start}", "seconds_total": "{seconds_total}"}
+"""Number → what a prompt says for it: where a clip begins in its recording, and how long the recording is, in whole seconds."""
 LONGEST_TEXT = 128
 """Tokens of a text of stable-audio-tools' T5, unless a config says otherwise."""
 USUAL_T5 = "t5-base"
