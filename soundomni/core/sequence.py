@@ -12,16 +12,13 @@ Shape letters: G segments, M documents, N tokens, B clips, C audio channels, S s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from soundomni.core.interfaces import Query
 
 NO_LABEL = -100
 
@@ -504,7 +501,6 @@ class PackedBatch:
         clips: the clips of each modality that the batch has, by its name; see `of`.
         conditioned: the clips that are made, with their conditions without places.
         groups: the sample's group of each document, `M` of them; empty without groups.
-        queries: modality → what the model is asked about its clips, in place of what its objective asks.
         breakdown: set by `broken_down`; the model then adds the losses of each group to its losses, as "NAME/GROUP".
     """
 
@@ -516,7 +512,6 @@ class PackedBatch:
     clips: Mapping[str, Clips]
     conditioned: tuple[Conditioned, ...] = ()
     groups: tuple[str, ...] = ()
-    queries: Mapping[str, Query] = field(default_factory=dict)
     breakdown: Breakdown | None = None
 
     @classmethod

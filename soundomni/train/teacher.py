@@ -58,7 +58,7 @@ class _Task:
 
 
 class Teacher:
-    """Sets the targets of a training batch: what the teacher reaches in a step of the model's sampler.
+    """Says what to ask about the clips of a training batch: the velocity to where the teacher gets in a step of the model's sampler.
 
     It is not part of the model that learns, so nothing averages, updates or saves it. Whatever the clips of a batch are, the teacher
     predicts equally often, which keeps ranks in step.
@@ -74,33 +74,32 @@ class Teacher:
         self._courses, self._steps = courses, steps
 
     @torch.no_grad()
-    def __call__(self, batch: PackedBatch) -> PackedBatch:
-        """Return a batch with queries about the clips that are made."""
+    def __call__(self, batch: PackedBatch) -> dict[str, Query]:
+        """Return the query about the clips of each modality that is made."""
         tasks = {name: _task(self.model.made(name), batch.of(name), course.timesteps) for name, course in self._courses.items()}
-        batch = replace(batch, queries={name: task.query for name, task in tasks.items()})
+        asked = {name: task.query for name, task in tasks.items()}
         given = self.model.enter_given(batch)
         queries = {}
         for name, task in tasks.items():
-            objective = self.model.made(name).objective
             clean = task.query.inputs - task.query.timesteps[:, None] * task.query.targets
-            target = PartialTarget(values=clean, known=task.known, noisy=objective.shows_known)
-            predict = target.hold(self._guided(name, task.query, batch, given))
+            target = PartialTarget(values=clean, known=task.known, noisy=self.model.made(name).objective.shows_known)
+            predict = target.hold(self._guided(name, asked, batch, given))
             targets = straight_velocity(predict, task.query.inputs, task.begins, task.ends, steps=self._steps)
             queries[name] = replace(task.query, targets=targets)
-        return replace(batch, queries=queries)
+        return queries
 
-    def _guided(self, name: str, query: Query, batch: PackedBatch, given: Mapping[str, Entered]) -> Predict:
-        """Return the guided prediction for the clips of a query; those of other modalities stay as noisy as they are."""
-        guidance, model = self._courses[name].guidance, self.model
+    def _guided(self, name: str, asked: Mapping[str, Query], batch: PackedBatch, given: Mapping[str, Entered]) -> Predict:
+        """Return the guided prediction for the clips of a modality; those of other modalities stay as `asked` has them."""
+        guidance, model, query = self._courses[name].guidance, self.model, asked[name]
         sides = [(batch, given)]
         if guidance.scale != 1.0:
             sides.append((_without_conditions(batch, model), _without_aligned(given, model.made(name))))
 
         def branches(values: Tensor, timesteps: Tensor, count: int, *, first: First, level: int | None = None) -> Tensor:
-            asked = {**batch.queries, name: replace(query, inputs=values, timesteps=timesteps)}
+            queries = {**asked, name: replace(query, inputs=values, timesteps=timesteps)}
             precise = torch.promote_types(values.dtype, torch.float32)
             # All branches run, even if no clip of this rank is guided: on another rank, some may be.
-            found = [model.answer(replace(one, queries=asked), entered)[name].to(precise) for one, entered in sides]
+            found = [model.answer(one, queries, entered)[name].to(precise) for one, entered in sides]
             return torch.stack(found[:count])
 
         return guided(branches, guidance, valid=query.loss_mask, objective=model.made(name).objective)

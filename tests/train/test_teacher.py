@@ -138,7 +138,7 @@ def test_from_noise_to_data_it_goes_where_sampling_goes(options: tuple[str, ...]
         samples.append(Sample(key=str(i), segments=(*context, target), seed=i))
         requests.append(request)
     batch = PackedBatch.from_samples(samples)
-    query = Teacher(omni.model, courses={"latent": Course((1.0, 0.0), guidance)}, steps=3)(batch).queries["latent"]
+    query = Teacher(omni.model, courses={"latent": Course((1.0, 0.0), guidance)}, steps=3)(batch)["latent"]
     expected = sample_audio(omni.model, requests, sampler=FromThese(query.inputs, 3), guidance=guidance)
     found = query.inputs - query.targets
     for i, frames in enumerate(expected.frame_counts):
@@ -153,16 +153,16 @@ def test_clips_begin_at_the_samplers_timesteps_and_end_at_the_next(teacher: Path
     segments = (*prompts.prompt("rain", slot), slot.with_waveform(waveform))
     timesteps = EulerSampler(num_steps=4, shift=3.0).straight_steps()
     lesson = Teacher(omni.model, courses={"latent": Course(timesteps, GuidanceSpec())}, steps=1)
-    drawn = lesson(PackedBatch.from_samples([Sample(key=str(seed), segments=segments, seed=seed) for seed in range(64)])).queries["latent"]
+    drawn = lesson(PackedBatch.from_samples([Sample(key=str(seed), segments=segments, seed=seed) for seed in range(64)]))["latent"]
     counts = [int((drawn.timesteps[:, 0] == torch.tensor(time)).sum()) for time in timesteps[:-1]]
     assert sum(counts) == 64 and min(counts) >= 8, counts
-    alone = lesson(PackedBatch.from_samples([Sample(key="7", segments=segments, seed=7)])).queries["latent"]
+    alone = lesson(PackedBatch.from_samples([Sample(key="7", segments=segments, seed=7)]))["latent"]
     torch.testing.assert_close(alone.inputs[0], drawn.inputs[7])
     torch.testing.assert_close(alone.targets[0], drawn.targets[7], rtol=1e-4, atol=1e-5)
     placed = [Sample(key=str(i), segments=segments, seed=0, quantile=(i + 0.5) / 4) for i in range(4)]
-    spread = lesson(PackedBatch.from_samples(placed)).queries["latent"].timesteps[:, 0]
+    spread = lesson(PackedBatch.from_samples(placed))["latent"].timesteps[:, 0]
     assert sorted(spread.tolist(), reverse=True) == pytest.approx(timesteps[:-1])
-    assert lesson(PackedBatch.from_samples([])).queries["latent"].targets.shape[0] == 0
+    assert lesson(PackedBatch.from_samples([]))["latent"].targets.shape[0] == 0
 
 
 def test_the_teacher_is_saved_nowhere_and_the_student_is_an_ordinary_model(run: Path, teacher: Path, tmp_path: Path) -> None:

@@ -72,8 +72,8 @@ class UnifiedModel(nn.Module):
         self.router = router
         self.critic = critic
         self.executor = "auto"
-        self.teach: Callable[[PackedBatch], PackedBatch] | None = None
-        """Sets what a training batch asks (`PackedBatch.queries`); None to ask what the objectives do."""
+        self.teach: Callable[[PackedBatch], Mapping[str, Query]] | None = None
+        """Returns what to ask about the clips of a training batch, by modality; None to ask what the objectives do."""
         self._freeze(frozen)
 
     def _freeze(self, frozen: Sequence[str]) -> None:
@@ -196,8 +196,8 @@ class UnifiedModel(nn.Module):
 
         Every rank runs every stream and every modality, whatever is in the batch.
         """
-        batch = batch if self.teach is None else self.teach(batch)
-        entered = {modality.name: self._enter(batch, modality) for modality in self.each()}
+        taught: Mapping[str, Query] = {} if self.teach is None else self.teach(batch)
+        entered = {modality.name: self._enter(batch, modality, taught.get(modality.name)) for modality in self.each()}
         layout, streams, auxiliary = self._run(batch, entered)
         hidden = layout.take(streams, TEXT)
         losses = {"ce": self.text_loss(hidden, batch.labels, batch.predicting)}
@@ -220,23 +220,26 @@ class UnifiedModel(nn.Module):
         return losses | parts
 
     def enter_given(self, batch: PackedBatch) -> dict[str, Entered]:
-        """Return the clips of a batch in the hidden space, but for those of modalities that it has queries about; see `answer`."""
-        return {modality.name: self._enter(batch, modality) for modality in self.each() if modality.name not in batch.queries}
+        """Return the clips of a batch that are only given, in the hidden space, by modality."""
+        return {
+            modality.name: modality.enter(batch.of(modality.name)) for modality in self.each() if not isinstance(modality, MadeModality)
+        }
 
-    def answer(self, batch: PackedBatch, given: Mapping[str, Entered]) -> dict[str, Tensor]:
-        """Return the prediction `[B, P, T]` for the query about each modality that is made.
+    def answer(self, batch: PackedBatch, queries: Mapping[str, Query], given: Mapping[str, Entered]) -> dict[str, Tensor]:
+        """Return the prediction `[B, P, T]` for a query about the clips of each modality that is made.
 
         Args:
-            batch: its queries may differ from those of the batch from which `given` comes, and its clips may lack some conditions.
-            given: what `enter_given` returned, so that encoders run once for all queries.
+            batch: its clips may lack some of the conditions of the batch from which `given` comes.
+            queries: one for each modality that is made.
+            given: what `enter_given` returned, so that encoders run only once for several queries.
         """
-        entered = {one.name: given[one.name] if one.name in given else self._enter(batch, one) for one in self.each()}
+        entered = {one.name: given[one.name] if one.name in given else self._enter(batch, one, queries[one.name]) for one in self.each()}
         layout, streams, _ = self._run(batch, entered)
         return {one.name: _predicted(one, layout.take(streams, one.name), entered[one.name]) for one in self.all_made}
 
-    def _enter(self, batch: PackedBatch, modality: Modality) -> Entered:
-        """Return the clips of a modality in the hidden space, as the batch's query shows them if it has one."""
-        clips, query = batch.of(modality.name), batch.queries.get(modality.name)
+    def _enter(self, batch: PackedBatch, modality: Modality, query: Query | None) -> Entered:
+        """Return the clips of a modality in the hidden space, those to make as a query shows them, or the modality's own."""
+        clips = batch.of(modality.name)
         return modality.enter(clips) if query is None else self.made(modality.name).enter_query(clips, query)
 
     def _run(self, batch: PackedBatch, entered: Mapping[str, Entered]) -> tuple[Layout, list[Tensor], LossTerms]:
