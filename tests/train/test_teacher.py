@@ -194,6 +194,8 @@ def test_the_student_learns_and_resuming_is_bit_exact(run: Path, teacher: Path, 
 def test_a_run_goes_on_only_with_its_own_teacher(run: Path, teacher: Path, tmp_path: Path) -> None:
     start, copy = Path(shutil.copytree(teacher, tmp_path / "start")), tmp_path / "copy"
     run_training(spec_from(start, copy, *STUDENT, "train.steps=3"))
+    with pytest.raises(CheckpointError, match="num_steps: 4 -> 2"):
+        run_training(spec_from(start, copy, *STUDENT, "sampler.num_steps=2"))
     weights = load_file(start / "model.safetensors")
     name = next(name for name in weights if name.endswith("inward.weight"))
     save_file({**weights, name: weights[name] + 1.0}, start / "model.safetensors")
