@@ -1,4 +1,4 @@
-"""A frozen teacher, whose guided steps a model learns to take fewer at a time, and without guidance.
+"""A frozen teacher: in a few steps without guidance, a model learns to get to where its teacher gets in many steps with guidance.
 
 The model's sampler goes from noise, t = 1, to data, t = 0, in a few straight steps. For each clip, one of these steps is drawn, t → s,
 and the clip gets the noise of t. From there the teacher goes to s in several steps with guidance, and the model learns the velocity that
@@ -42,7 +42,7 @@ class Course:
 
 
 @dataclass(frozen=True)
-class _Task:
+class _Lesson:
     """One step of the sampler for each of the clips of a modality.
 
     Args:
@@ -76,16 +76,16 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, batch: PackedBatch) -> dict[str, Query]:
         """Return the query about the clips of each modality that is made."""
-        tasks = {name: _task(self.model.made(name), batch.of(name), course.timesteps) for name, course in self._courses.items()}
-        asked = {name: task.query for name, task in tasks.items()}
+        lessons = {name: _lesson(self.model.made(name), batch.of(name), course.timesteps) for name, course in self._courses.items()}
+        asked = {name: lesson.query for name, lesson in lessons.items()}
         given = self.model.enter_given(batch)
         queries = {}
-        for name, task in tasks.items():
-            clean = task.query.inputs - task.query.timesteps[:, None] * task.query.targets
-            target = PartialTarget(values=clean, known=task.known, noisy=self.model.made(name).objective.shows_known)
+        for name, lesson in lessons.items():
+            clean = lesson.query.inputs - lesson.query.timesteps[:, None] * lesson.query.targets
+            target = PartialTarget(values=clean, known=lesson.known, noisy=self.model.made(name).objective.shows_known)
             predict = target.hold(self._guided(name, asked, batch, given))
-            targets = straight_velocity(predict, task.query.inputs, task.begins, task.ends, steps=self._steps)
-            queries[name] = replace(task.query, targets=targets)
+            targets = straight_velocity(predict, lesson.query.inputs, lesson.begins, lesson.ends, steps=self._steps)
+            queries[name] = replace(lesson.query, targets=targets)
         return queries
 
     def _guided(self, name: str, asked: Mapping[str, Query], batch: PackedBatch, given: Mapping[str, Entered]) -> Predict:
@@ -105,7 +105,7 @@ class Teacher:
         return guided(branches, guidance, valid=query.loss_mask, objective=model.made(name).objective)
 
 
-def _task(modality: MadeModality, clips: Clips, timesteps: tuple[float, ...]) -> _Task:
+def _lesson(modality: MadeModality, clips: Clips, timesteps: tuple[float, ...]) -> _Lesson:
     """Draw a step of the sampler for each clip, from the clip's seed or at its quantile, and make the clips as noisy as its beginning."""
     query, last = modality.corrupt(clips), len(timesteps) - 2
     count = last + 1
@@ -119,7 +119,7 @@ def _task(modality: MadeModality, clips: Clips, timesteps: tuple[float, ...]) ->
     times = torch.where(query.timesteps > 0, begins[:, None].to(query.timesteps.dtype), 0.0)
     inputs = query.inputs + (times - query.timesteps)[:, None] * query.targets  # along the straight path of the clip and its noise
     known = clips.known if len(clips) else query.loss_mask
-    return _Task(replace(query, inputs=inputs, timesteps=times), begins, ends, known)
+    return _Lesson(replace(query, inputs=inputs, timesteps=times), begins, ends, known)
 
 
 def straight_velocity(predict: Predict, values: Tensor, begins: Tensor, ends: Tensor, *, steps: int) -> Tensor:
