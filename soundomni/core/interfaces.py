@@ -706,6 +706,14 @@ class Sampler(ABC):
         """Return how many steps `sample` takes from `start`, at most if clips end by themselves; by default `num_steps`."""
         return self.num_steps
 
+    def straight_steps(self) -> tuple[float, ...] | None:
+        """Return the timesteps from noise to 0 between which each step is x ← x + (t' − t)·v, with v predicted once, at t, and nothing
+        drawn; by default None, for a sampler with other steps.
+
+        Only such steps can be learned from a teacher (see TeacherSpec).
+        """
+        return None
+
     @abstractmethod
     def num_evaluations(self, start: Representation) -> int:
         """Return the number of predictions that `sample` asks for from `start`, at most if clips end by themselves."""

@@ -33,6 +33,10 @@ class DDIMSampler(DataSampler):
         super().__init__(num_steps=num_steps, schedule=schedule)
         self.eta = check_noise_share("eta", eta, most=1.0)
 
+    def straight_steps(self) -> tuple[float, ...] | None:
+        """Return the timesteps of all steps; None with fresh noise."""
+        return self.schedule.timesteps(self.num_steps) if self.eta == 0.0 else None
+
     def step(self, values: Tensor, estimates: Sequence[Estimate], next_timestep: float) -> tuple[Tensor, float]:
         """Advance `values` `[B, D, T]` by one step, and return how much fresh noise to add."""
         timestep, data = estimates[0]

@@ -7,11 +7,15 @@ from torch import Tensor
 from soundomni.core.interfaces import Predict
 from soundomni.core.representation import Representation
 from soundomni.flow.one_step import OneStepSampler
-from soundomni.flow.timestep_schedule import predict_at
+from soundomni.flow.timestep_schedule import predict_at, sampling_timesteps
 
 
 class EulerSampler(OneStepSampler):
     """Computes x ← x + (t' − t)·v(x, t) in each step."""
+
+    def straight_steps(self) -> tuple[float, ...]:
+        """Return the timesteps of all steps."""
+        return sampling_timesteps(self.num_steps, self.shift)
 
     def num_evaluations(self, start: Representation) -> int:
         """One per step."""

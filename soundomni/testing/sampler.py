@@ -150,6 +150,23 @@ class SamplerSuite(ConformanceSuite):
         result = _sample(sampler, velocity, middle, begin=begin)
         self.require_close(result, data, self.tolerance, "begin", f"{which} ε − x0 did not lead from the middle to x0")
 
+    def test_straight_steps(self) -> None:
+        """If `straight_steps` gives timesteps, each step follows its one prediction in a straight line from one of them to the next."""
+        sampler = self.built()
+        timesteps = sampler.straight_steps()
+        if timesteps is None:
+            return
+        falls = len(timesteps) == sampler.num_steps + 1 and all(before > after for before, after in pairwise(timesteps))
+        ends = timesteps[0] == sampler.starts_at and timesteps[-1] == 0.0
+        message = f"they are {timesteps}; expected {sampler.num_steps + 1} falling timesteps from {sampler.starts_at:g} to 0"
+        self.require(falls and ends, "straight_steps", message)
+        start = _start(sampler)
+        values = start * sampler.starts_at
+        for timestep, next_timestep in pairwise(timesteps):
+            values = values + (next_timestep - timestep) * _swirl(values, torch.full((len(values),), timestep))
+        found = _sample(sampler, _swirl, start)
+        self.require_close(found, values, self.tolerance, "straight_steps", "the result is not that of straight steps between them")
+
     def test_no_state(self) -> None:
         """The same call gives the same values twice: it keeps no state, and only draws from the generators."""
         sampler = self.built()

@@ -34,6 +34,7 @@ from soundomni.train.checkpoint import read_state
 from soundomni.train.codec_training import CodecTraining
 from soundomni.train.encoded_data import check_audio, check_encoded
 from soundomni.train.latent_fitting import fit_latents
+from soundomni.train.open_teacher import TeacherSource
 from soundomni.train.parallel import World
 from soundomni.train.preflight import check_spec
 from soundomni.train.run_directory.opening import OpenRun, RunDirectory
@@ -67,6 +68,7 @@ class Parts:
     opened: OpenRun
     home: RunDirectory | None
     start: Start | None
+    teacher: TeacherSource | None = None
 
 
 def checked_sections(spec: Spec, *, trust_class_paths: bool) -> tuple[DataSpec, TrainSpec, list[str]]:
@@ -94,6 +96,7 @@ def build_parts(
     home: RunDirectory | None,
     opened: OpenRun,
     start: Start | None,
+    teacher: TeacherSource | None,
     allowed: Collection[str],
     trust_class_paths: bool,
 ) -> Parts:
@@ -105,6 +108,7 @@ def build_parts(
         home: on rank 0, the run directory.
         opened: what was found in it.
         start: the model to start from, for a new run that has one.
+        teacher: the model to learn from, for a run that has one.
         allowed: keys that may change, see `check_unchanged`.
         trust_class_paths: whether plugins may be named by import path.
     """
@@ -144,6 +148,7 @@ def build_parts(
         opened=opened,
         home=home,
         start=start,
+        teacher=teacher,
     )
 
 

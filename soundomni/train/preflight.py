@@ -20,6 +20,7 @@ from soundomni.data.samples import SampleWriter
 from soundomni.train.best import check_best
 from soundomni.train.doubts import find_doubts
 from soundomni.train.phases import phases_of
+from soundomni.train.teacher import check_teacher
 from soundomni.train.without_memory import codec_without_memory, model_without_memory
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ def _check_codec(spec: Spec, section: CodecSpec, *, trust_class_paths: bool) -> 
     train = spec.train if spec.train is not None else TrainSpec(run_dir=".")
     if train.lora is not None:
         raise SpecError("train.lora adapts expert streams, but the spec trains a codec. Leave train.lora out")
+    if train.teacher is not None:
+        raise SpecError("train.teacher teaches a model, but the spec trains a codec. Leave train.teacher out")
     _check_balance(section.balance)
     try:
         module = codec_without_memory(section, train, trust_class_paths=trust_class_paths)
@@ -82,6 +85,8 @@ def _check_model(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel | None:
         check_scale(one.guidance.scale)
         assert one.sampler is not None, "checked when the spec was read"
         samplers[name] = build_sampler(one.sampler, trust_class_paths=trust_class_paths)
+    if spec.train is not None and spec.train.teacher is not None:
+        check_teacher(spec, samplers, trust_class_paths=trust_class_paths)
     model = build_without_memory(spec, trust_class_paths=trust_class_paths)
     for made in model.all_made if model is not None else ():
         written = spec.of_model.all_made[made.name]
@@ -98,7 +103,7 @@ def _check_model(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel | None:
         check_loss_starts(spec.train.loss_starts, losses)
         phases_of(model, spec.train)
         _check_validation(model, spec)
-        check_best(spec.train.validating, losses, timed=model.timed_losses)
+        check_best(spec.train.validating, losses, timed=() if spec.train.teacher is not None else model.timed_losses)
     return model
 
 

@@ -33,6 +33,7 @@ from soundomni.train.encoded_data import check_encoded
 from soundomni.train.latent_fitting import check_fitted
 from soundomni.train.loop import Progress, fit, is_log_step
 from soundomni.train.observing import open_held_out, open_validation, write_trace
+from soundomni.train.open_teacher import build_teacher, find_teacher
 from soundomni.train.parallel import World, batches_per_rank, open_world, parallelize
 from soundomni.train.parts import Parts, build_parts, checked_sections
 from soundomni.train.phases import build_optimizers, phases_of
@@ -128,6 +129,7 @@ def run_training(
         start = _open_start(resolved, world, trust_class_paths=trust_class_paths) if begins else None
         if begins:
             world.on_every(lambda: check_codec_weights(resolved, start, trust_class_paths=trust_class_paths))
+        teacher = find_teacher(resolved, world, start, trust_class_paths=trust_class_paths)
         opened = open_run(
             home,
             resolved,
@@ -138,7 +140,16 @@ def run_training(
             trust_class_paths=trust_class_paths,
         )
         parts = build_parts(
-            resolved, data, train, world, home=home, opened=opened, start=start, allowed=allow_change, trust_class_paths=trust_class_paths
+            resolved,
+            data,
+            train,
+            world,
+            home=home,
+            opened=opened,
+            start=start,
+            teacher=teacher,
+            allowed=allow_change,
+            trust_class_paths=trust_class_paths,
         )
         stack.callback(parts.loader.close)
         return _train(parts, world, stop=stop, stack=stack, profile_steps=profile_steps, trust_class_paths=trust_class_paths)
@@ -166,6 +177,12 @@ def _train(parts: Parts, world: World, *, stop: StopRequest, stack: ExitStack, p
             tell(parts.start.describe())
     if parts.opened.latest is None and isinstance(module, UnifiedModel):
         world.on_every(lambda: reset_magnitudes(module))
+    if parts.teacher is not None and isinstance(module, UnifiedModel):
+        with world.own_errors():
+            parts.teacher.check(parts.opened.latest)
+            module.teach = build_teacher(
+                parts.teacher, parts.spec, module, world, vocab_size=parts.tokenizer.vocab_size, trust_class_paths=trust_class_paths
+            )
     ema = EMA(module, decay=train.ema_decay) if train.ema_decay > 0 else None
     optimizer = build_optimizers(module, phases_of(module, train), trust_class_paths=trust_class_paths)
     state = RunState(module, optimizer, ema, Progress())

@@ -18,6 +18,7 @@ from soundomni.train.codec_training import CodecTraining, write_codec
 from soundomni.train.loop import Hooks, Progress
 from soundomni.train.metrics_log import FILE_NAME as METRICS_FILE
 from soundomni.train.metrics_log import MetricsLog, read_metrics
+from soundomni.train.open_teacher import KEY as TEACHER
 from soundomni.train.parallel import World
 from soundomni.train.parts import Parts
 from soundomni.train.reporting import Reporter
@@ -85,6 +86,7 @@ def _identity(parts: Parts, world: World) -> dict[str, Any]:
         "spec": spec_to_dict(parts.spec),
         "tokenizer": world.gather(world.on_main(lambda: tokenizer_digest(held(parts.home).directory)))[0],
         "data": {name: listing.to_json() for name, listing in parts.listings.items()},
+        **({} if parts.teacher is None else {TEACHER: parts.teacher.digest}),
     }
 
 

@@ -47,7 +47,8 @@ class Start:
     Args:
         name: its name in the spec.
         directory: the directory itself.
-        model: its spec, and the source of its weights.
+        model: the layer of its spec, and the source of its weights.
+        own: its resolved spec.
         fresh: parts of the model that are not loaded from it.
         changed: "key: old -> new" for each key of the model that the spec changes.
         added: modalities of the spec that it does not have; all their parts are fresh.
@@ -58,6 +59,7 @@ class Start:
     name: str
     directory: Path
     model: StartModel
+    own: Spec
     fresh: tuple[str, ...]
     changed: tuple[str, ...]
     added: tuple[str, ...] = ()
@@ -136,7 +138,7 @@ def open_start(spec: Spec, *, commit: str | None = None, weights: bool = True, t
     fresh = tuple(dict.fromkeys((*chosen, *critic, *codebooks, *latents, *(f"{modality}.{part}" for modality in added for part in PARTS))))
     _check_given(spec, changed_keys(_model_keys(own)["tokenizer"], _model_keys(spec)["tokenizer"]), fresh, name)
     changed, short = _changed(old, new, but=(*added, *removed)), bool(short_keys(spec.of_model))
-    start = Start(name, directory, model, fresh, changed, added, removed, short)
+    start = Start(name, directory, model, own, fresh, changed, added, removed, short)
     if weights:
         _check_shapes(start, spec, trust_class_paths=trust_class_paths)
     return start

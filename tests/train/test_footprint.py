@@ -176,6 +176,14 @@ def test_adapters_are_what_is_trained_where_a_run_has_them(config: Path) -> None
     assert found.footprint.gradients == 4 * sum(trained.values()) and found.complete
 
 
+def test_a_frozen_teacher_adds_its_weights_but_no_codec(config: Path) -> None:
+    plain, taught = (examined(read(config, RECIPE, *more)) for more in ((), (("train.teacher", "{}"),)))
+    parameters = sum(part.parameters for part in plain.parts if part.name != "codec")
+    assert taught.footprint.weights - plain.footprint.weights == 4 * parameters
+    assert all(getattr(taught.footprint, name) == getattr(plain.footprint, name) for name in ("gradients", "optimizer", "ema"))
+    assert "the weights are those of the model and of its frozen teacher" in taught.notes
+
+
 def closed_form(setting: Setting) -> int:
     """1000 that GPUs share, 10 on each, and one for a token, or for ten tokens when layers recompute."""
     return 1000 // setting.gpus + 10 + setting.tokens // (10 if setting.recompute else 1)

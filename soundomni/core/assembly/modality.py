@@ -103,12 +103,12 @@ class Modality(nn.Module, ABC):
         return next(chain(self.connector.parameters(), self.connector.buffers()))
 
 
-def share(modality: Modality, owner: Modality) -> Modality:
-    """Return the modality of a critic, which uses the codec, normalizer or encoder of the model's own modality.
+def share(modality: Modality, owner: Modality, *, parts: Sequence[str] = ("codec", "normalizer", "encoder")) -> Modality:
+    """Return the modality of another network, such as a critic, which uses these parts of the model's own modality.
 
     They are not registered in it, so only the owner moves, shards and saves them.
     """
-    for name in ("codec", "normalizer", "encoder"):
+    for name in parts:
         if modality._modules.pop(name, None) is not None:
             object.__setattr__(modality, name, getattr(owner, name))
     return modality
@@ -397,7 +397,10 @@ class MadeModality(CodecModality):
 
     def enter(self, clips: Clips) -> Entered:
         """Return clips in the hidden space, those to make corrupted."""
-        query = self.corrupt(clips)
+        return self.enter_query(clips, self.corrupt(clips))
+
+    def enter_query(self, clips: Clips, query: Query) -> Entered:
+        """Return clips in the hidden space as a query shows them."""
         places = self.places(clips.num_tokens, query.inputs.shape[-1])
         return Entered(self.enter_frames(query.inputs, query.timesteps, places, hints=query.hints), query, places)
 

@@ -9,7 +9,7 @@ R cache rows.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, cast
 
@@ -50,7 +50,7 @@ class UnifiedModel(nn.Module):
 
     FORWARD_METHODS: ClassVar[tuple[str, ...]] = (
         *("prefill", "prefill_text", "predict_frames", "hidden_tokens", "predict_tokens", "next_token_logits", "aligned_frames"),
-        *("conditions", "review"),
+        *("conditions", "review", "enter_given", "answer"),
     )
     """Methods besides `forward` that run sub-modules; sharding registers them."""
 
@@ -73,6 +73,8 @@ class UnifiedModel(nn.Module):
         self.router = router
         self.critic = critic
         self.executor = "auto"
+        self.teach: Callable[[PackedBatch], Mapping[str, Query]] | None = None
+        """Returns what to ask about the clips of a training batch, by modality; None to ask what the objectives do."""
         self._freeze(frozen)
 
     def _freeze(self, frozen: Sequence[str]) -> None:
@@ -185,8 +187,8 @@ class UnifiedModel(nn.Module):
 
     @property
     def timed_losses(self) -> tuple[str, ...]:
-        """Names of the losses that can be measured at a timestep of one's choice."""
-        timed = [modality for modality in self.all_made if modality.objective.has_timesteps]
+        """Names of the losses that can be measured at a timestep of one's choice; none with a teacher, who chooses them."""
+        timed = [modality for modality in self.all_made if modality.objective.has_timesteps and self.teach is None]
         return tuple(name for modality in timed for name in self._named(modality).values())
 
     def count_terms(self, batch: PackedBatch) -> dict[str, float]:
@@ -201,11 +203,9 @@ class UnifiedModel(nn.Module):
 
         Every rank runs every stream and every modality, whatever is in the batch.
         """
-        layout = self.plan(batch.table)
-        entered = {modality.name: modality.enter(batch.of(modality.name)) for modality in self.each()}
-        layout = self._with_conditions(layout, batch, entered)
-        blocks = {TEXT: self.backbone.embed(batch.text_ids)} | self._placed(entered, batch.clips)
-        streams, auxiliary = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
+        taught: Mapping[str, Query] = {} if self.teach is None else self.teach(batch)
+        entered = {modality.name: self._enter(batch, modality, taught.get(modality.name)) for modality in self.each()}
+        layout, streams, auxiliary = self._run(batch, entered)
         hidden = layout.take(streams, TEXT)
         losses = {"ce": self.text_loss(hidden, batch.labels, batch.predicting)}
         parts = self._text_parts(hidden, batch, batch.breakdown) if batch.breakdown is not None else {}
@@ -213,8 +213,7 @@ class UnifiedModel(nn.Module):
         for modality in self.all_made:
             one, objective = entered[modality.name], modality.objective
             assert one.query is not None, "it is made"
-            output, _ = modality.split(_left(modality, layout.take(streams, modality.name), one))
-            prediction = objective.predicted(output, one.query.inputs, one.query.timesteps)
+            prediction = _predicted(modality, layout.take(streams, modality.name), one)
             self._add_losses(losses, parts, modality, objective, prediction, one.query, batch.breakdown)
             if objective.review is not None:
                 queries[modality.name] = modality.reviewed(prediction, one.query, batch.of(modality.name))
@@ -226,6 +225,36 @@ class UnifiedModel(nn.Module):
             total, count = auxiliary[name]
             losses[name] = (total / count.clamp(min=1), torch.ones_like(total))
         return losses | parts
+
+    def enter_given(self, batch: PackedBatch) -> dict[str, Entered]:
+        """Return the clips of a batch that are only given, in the hidden space, by modality."""
+        return {
+            modality.name: modality.enter(batch.of(modality.name)) for modality in self.each() if not isinstance(modality, MadeModality)
+        }
+
+    def answer(self, batch: PackedBatch, queries: Mapping[str, Query], given: Mapping[str, Entered]) -> dict[str, Tensor]:
+        """Return the prediction `[B, P, T]` for a query about the clips of each modality that is made.
+
+        Args:
+            batch: its clips may lack some of the conditions of the batch from which `given` comes.
+            queries: one for each modality that is made.
+            given: what `enter_given` returned, so that encoders run only once for several queries.
+        """
+        entered = {one.name: given[one.name] if one.name in given else self._enter(batch, one, queries[one.name]) for one in self.each()}
+        layout, streams, _ = self._run(batch, entered)
+        return {one.name: _predicted(one, layout.take(streams, one.name), entered[one.name]) for one in self.all_made}
+
+    def _enter(self, batch: PackedBatch, modality: Modality, query: Query | None) -> Entered:
+        """Return the clips of a modality in the hidden space, those to make as a query shows them, or the modality's own."""
+        clips = batch.of(modality.name)
+        return modality.enter(clips) if query is None else self.made(modality.name).enter_query(clips, query)
+
+    def _run(self, batch: PackedBatch, entered: Mapping[str, Entered]) -> tuple[Layout, list[Tensor], LossTerms]:
+        """Return the layout of a batch, its hidden streams behind the backbone, and auxiliary losses."""
+        layout = self._with_conditions(self.plan(batch.table), batch, entered)
+        blocks = {TEXT: self.backbone.embed(batch.text_ids)} | self._placed(entered, batch.clips)
+        streams, auxiliary = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
+        return layout, streams, auxiliary
 
     def _placed(self, entered: Mapping[str, Entered], clips: Mapping[str, Clips]) -> dict[str, Tensor]:
         """Return the hidden tokens that have places in the sequence, with those of aligned clips added to them."""
@@ -310,8 +339,7 @@ class UnifiedModel(nn.Module):
         """Return the scores `[B, P, T]` that each of `queries` asks for, in a second pass over the batch, and its hidden streams."""
         again = dict(entered)
         for name, query in queries.items():
-            places = self.made(name).places(batch.of(name).num_tokens, query.inputs.shape[-1])
-            again[name] = Entered(self.made(name).enter_frames(query.inputs, query.timesteps, places, hints=query.hints), query, places)
+            again[name] = self.made(name).enter_query(batch.of(name), query)
         blocks = {TEXT: self.backbone.embed(batch.text_ids)} | self._placed(again, batch.clips)
         streams, _ = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)
         scores = {name: self.made(name).split(_left(self.made(name), layout.take(streams, name), again[name]))[1] for name in queries}
@@ -562,3 +590,10 @@ def _left(modality: MadeModality, hidden: Tensor, entered: Entered) -> Tensor:
     assert entered.query is not None and entered.places is not None, "it is made"
     query = entered.query
     return modality.leave(hidden, entered.places[: len(hidden)], query.inputs, query.ids)  # clips that are added to others have no tokens
+
+
+def _predicted(modality: MadeModality, hidden: Tensor, entered: Entered) -> Tensor:
+    """Return the prediction `[B, P, T]` for the hidden tokens `[N, H]` of clips that entered, without scores."""
+    assert entered.query is not None, "it is made"
+    output, _ = modality.split(_left(modality, hidden, entered))
+    return modality.objective.predicted(output, entered.query.inputs, entered.query.timesteps)

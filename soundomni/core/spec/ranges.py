@@ -80,6 +80,8 @@ def check_train(train: TrainSpec) -> None:
         _expect(lambda x: x >= 0, f"train.loss_starts.{name}", starts, "at least 0")
     if train.lora is not None:
         _check_lora(train.lora)
+    if train.teacher is not None:
+        _expect(lambda x: x >= 1, "train.teacher.steps", train.teacher.steps, "at least 1")
 
 
 def _check_lora(lora: LoRASpec) -> None:

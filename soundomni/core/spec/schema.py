@@ -423,6 +423,22 @@ class LoRASpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeacherSpec:
+    """A frozen teacher: the model of `model.start`, as it was when training started.
+
+    The model learns to make clips in the steps of its own sampler, such as 8 of euler, without guidance. For each clip, training draws one
+    of these steps, the teacher takes it in several steps with guidance, and the model learns to get to the same place in one.
+
+    Args:
+        steps: steps of the teacher within one step of the model's sampler. They are midpoint steps, with two predictions each.
+        guidance: guidance of the teacher; null for that of its own spec.
+    """
+
+    steps: int = 2
+    guidance: GuidanceSpec | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ParallelSpec:
     """Device mesh: parameters are sharded over `shard` ranks (-1: all that are left), replicated over `replicate`."""
 
@@ -477,6 +493,7 @@ class TrainSpec:
         phases: name → settings of a phase; null removes those of an earlier layer. Training a codec has two: "critics" and then "codec".
         lora: adapters for some expert streams; null trains the weights themselves.
         random_codec: let a codec of the model that has no weights keep random ones, in which nothing useful can be learned: for tests.
+        teacher: how to learn from the model of `model.start` to make clips in a few steps without guidance; null to learn from the data.
         ema_decay: decay of the averaged weights; 0 for no averaging.
         validation: what to generate and describe during training; null for nothing.
         precision: precision of the forward and backward pass; parameters and optimizer are always float32.
@@ -500,6 +517,7 @@ class TrainSpec:
     phases: dict[str, PhaseSpec | None] = field(default_factory=dict)
     lora: LoRASpec | None = None
     random_codec: bool = False
+    teacher: TeacherSpec | None = None
     ema_decay: float = switched_off("it to 0", 0.9999)
     precision: Literal["fp32", "bf16"] = "fp32"
     activation_checkpointing: bool = False

@@ -17,7 +17,15 @@ from soundomni.core.spec.registry import load
 from soundomni.core.spec.schema import DataSpec, Spec, TrainSpec
 from soundomni.data.data_section import check_data
 from soundomni.train.memory.activations import StepMemory, measure_step
-from soundomni.train.memory.footprint import OptimizerState, Part, gathered_bytes, list_parts, optimizer_state, resident_bytes
+from soundomni.train.memory.footprint import (
+    OptimizerState,
+    Part,
+    gathered_bytes,
+    list_parts,
+    optimizer_state,
+    resident_bytes,
+    teacher_bytes,
+)
 from soundomni.train.memory.typical_batch import TEXT_TOKENS, BatchSizes, typical_batch
 from soundomni.train.parallel import mesh_shape
 from soundomni.train.without_memory import model_without_memory
@@ -214,14 +222,16 @@ class _Scale:
         shard = mesh_shape(self.train.parallel, setting.gpus)[-1]
         resident = resident_bytes(self.model, self.state, shard=shard, ema=self.train.ema_decay > 0)
         step = self._step(setting.gpus > 1, setting.recompute, setting.tokens)
+        taught = self.train.teacher is not None
+        gathered = gathered_bytes(self.model, bf16=self.bf16) if setting.gpus > 1 else 0
         return Footprint(
-            weights=resident.weights,
+            weights=resident.weights + (teacher_bytes(self.model, shard=shard) if taught else 0),
             gradients=resident.gradients,
             optimizer=resident.optimizer,
             ema=resident.ema,
             activations=None if step is None else step.kept,
             working=None if step is None else step.working,
-            gathered=gathered_bytes(self.model, bf16=self.bf16) if setting.gpus > 1 else 0,
+            gathered=gathered * (2 if taught else 1),  # at most: the teacher computes while the model's root is gathered
         )
 
     def _measure(self, sharded: bool, recompute: bool, tokens: int) -> StepMemory | None:
@@ -295,6 +305,8 @@ def _notes(scale: _Scale, spec: Spec, train: TrainSpec, setting: Setting, beyond
         recompute = ", train.activation_checkpointing=true" if beyond.recompute and not setting.recompute else ""
         tokens = f", data.tokens_per_batch={beyond.tokens}" if beyond.tokens != setting.tokens else ""
         yield f"it would fit on {beyond.gpus} GPUs with train.batches_per_step={batches}{recompute}{tokens}"
+    if train.teacher is not None:
+        yield "the weights are those of the model and of its frozen teacher"
     if train.compile:
         yield "train.compile is ignored; compiled layers keep less"
     for unknown in (scale.state.unknown, scale.unmeasured):

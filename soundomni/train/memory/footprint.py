@@ -196,6 +196,12 @@ def resident_bytes(model: UnifiedModel, state: OptimizerState, *, shard: int, em
     )
 
 
+def teacher_bytes(model: UnifiedModel, *, shard: int) -> int:
+    """Return what the first process holds of a frozen teacher of the model's form, which uses the codecs of the model."""
+    shared = {id(p) for module in model.replicated_modules for p in module.parameters()}
+    return sum(shard_numel(p, shard) * p.element_size() for p in model.parameters() if id(p) not in shared)
+
+
 def shard_numel(parameter: Tensor, shard: int) -> int:
     """Return the number of a parameter's elements on the first of `shard` processes: a share of its rows, rounded
     up."""

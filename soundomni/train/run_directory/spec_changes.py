@@ -41,6 +41,9 @@ MAY_CHANGE = (
 """Keys that may differ when a run is resumed: they do not change what is learned, except for `train.steps` (see
 check_steps). NAME stands for the name of any modality."""
 
+TAUGHT = ("sampler", "model.modalities.NAME.sampler")
+"""Keys among these that may not differ with `train.teacher`: the model learns the steps of its sampler."""
+
 ON_REQUEST = (
     "data",
     "model.start",
@@ -101,7 +104,9 @@ def check_unchanged(
     """
     before, after = _both(saved, spec, trust_class_paths=trust_class_paths)
     lines = {line.partition(": ")[0]: line for line in changed_keys(before, after)}
-    changes = {key: line for key, line in lines.items() if not is_below(_any_modality(key), MAY_CHANGE)}
+    fixed = TAUGHT if spec.train is not None and spec.train.teacher is not None else ()
+    may_change = [key for key in MAY_CHANGE if key not in fixed]
+    changes = {key: line for key, line in lines.items() if not is_below(_any_modality(key), may_change)}
     on_request = {key for key, line in changes.items() if _may_be_allowed(key, line)}
     named = [*allowed, *(written_key(key, spec.model) for key in allowed)]
     left = [key for key in changes if key not in on_request or not is_below(key, named)]
