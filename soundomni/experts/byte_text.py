@@ -76,7 +76,7 @@ class BytesEncoder(Encoder):
         self.max_bytes = max_bytes
         self.head_dim = feature_dim // num_heads
         self.embedding = nn.Embedding(END + 1, feature_dim)
-        self.neighbours = nn.Conv1d(feature_dim, feature_dim, kernel_size, padding=kernel_size // 2)
+        self.neighbors = nn.Conv1d(feature_dim, feature_dim, kernel_size, padding=kernel_size // 2)
         self.layers = nn.ModuleList(ByteLayer(feature_dim=feature_dim, num_heads=num_heads) for _ in range(num_layers))
         self.norm = nn.LayerNorm(feature_dim)
         draw_weights(self)
@@ -106,7 +106,7 @@ class BytesEncoder(Encoder):
         inside = length_mask(lengths, waveform.shape[-1])
         ids = waveform[:, 0].masked_fill(~inside, 0).long().clamp(0, END)
         hidden: Tensor = self.embedding(ids) * inside[..., None]  # a text ends in zeros, with or without padding
-        hidden = hidden + F.silu(self.neighbours(hidden.transpose(1, 2))).transpose(1, 2)
+        hidden = hidden + F.silu(self.neighbors(hidden.transpose(1, 2))).transpose(1, 2)
         positions = torch.arange(ids.shape[1], device=ids.device)
         rope = rope_tables(positions, head_dim=self.head_dim, theta=ROPE_THETA, dtype=hidden.dtype)
         for layer in self.layers:
