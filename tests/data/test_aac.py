@@ -1,6 +1,8 @@
 """M4A and AAC files: with PyAV they are read like others, and without it they are named with the command that installs it."""
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -139,25 +141,35 @@ def test_datasets_list_and_read_m4a(tmp_path):
         assert (waveform.shape[1], rate) == (dataset.item(0).num_samples, RATE) and not dataset.skipped
 
 
-@pytest.mark.skipif(has_pyav(), reason="needs an environment without PyAV")
-@pytest.mark.parametrize("suffix", AAC_SUFFIXES)
-def test_without_pyav_files_are_named_with_the_command_that_installs_it(suffix):
-    kind = suffix[1:].upper()
-    skip = unread_format(f"a{suffix}")
-    assert suffix not in SUFFIXES and (skip.kind, skip.group) == ("unsuitable", f"in {kind}, which cannot be read")
-    assert skip.reason == f"{kind} files cannot be read without PyAV; run `pip install soundomni[m4a]`, or convert it to WAV or FLAC"
+if not has_pyav():
+
+    @pytest.mark.parametrize("suffix", AAC_SUFFIXES)
+    def test_without_pyav_files_are_named_with_the_command_that_installs_it(suffix):
+        kind = suffix[1:].upper()
+        skip = unread_format(f"a{suffix}")
+        assert suffix not in SUFFIXES and (skip.kind, skip.group) == ("unsuitable", f"in {kind}, which cannot be read")
+        assert skip.reason == f"{kind} files cannot be read without PyAV; run `pip install soundomni[m4a]`, or convert it to WAV or FLAC"
+
+    @pytest.mark.parametrize(
+        ("head", "kind"), [(b"\0\0\0\x20ftypM4A ", "an MP4 file (M4A, MOV)"), (b"\xff\xf1\x50\x80\2\0", "an AAC stream")]
+    )
+    @pytest.mark.parametrize("name", ["a.wav", "a.mp3"])
+    def test_without_pyav_such_files_are_called_what_they_are(tmp_path, head, kind, name):
+        (tmp_path / name).write_bytes(head + bytes(3000))
+        for read in (audio_info, read_audio):
+            with pytest.raises(UnreadableAudioError) as caught:
+                read(tmp_path / name)
+            told = f"it is {kind}, which cannot be read without PyAV. Run `pip install soundomni[m4a]`, or convert it to WAV or FLAC"
+            assert str(caught.value) == f"cannot read '{tmp_path / name}': {told}"
 
 
-@pytest.mark.skipif(has_pyav(), reason="needs an environment without PyAV")
-@pytest.mark.parametrize(("head", "kind"), [(b"\0\0\0\x20ftypM4A ", "an MP4 file (M4A, MOV)"), (b"\xff\xf1\x50\x80\2\0", "an AAC stream")])
-@pytest.mark.parametrize("name", ["a.wav", "a.mp3"])
-def test_without_pyav_such_files_are_called_what_they_are(tmp_path, head, kind, name):
-    (tmp_path / name).write_bytes(head + bytes(3000))
-    for read in (audio_info, read_audio):
-        with pytest.raises(UnreadableAudioError) as caught:
-            read(tmp_path / name)
-        told = f"it is {kind}, which cannot be read without PyAV. Run `pip install soundomni[m4a]`, or convert it to WAV or FLAC"
-        assert str(caught.value) == f"cannot read '{tmp_path / name}': {told}"
+@needs_pyav
+def test_what_is_told_without_pyav():
+    """The tests above, in a process that cannot import it."""
+    program = "import sys; sys.modules['av'] = None; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    arguments = ["-q", "-p", "no:cacheprovider", "-k", "without_pyav", __file__]
+    told = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+    assert told.returncode == 0 and f"{len(AAC_SUFFIXES) + 4} passed" in told.stdout, told.stdout
 
 
 @pytest.mark.parametrize(

@@ -1546,17 +1546,17 @@ def run(pytester, known):
 
 def test_a_known_failure_is_expected_with_its_reason_and_not_in_subclasses_without_it(pytester):
     result = run(pytester, {"num_evaluations": "counts one too many"})
-    result.assert_outcomes(passed=23, xfailed=1)
+    result.assert_outcomes(passed=25, xfailed=1)
     result.stdout.fnmatch_lines(["XFAIL *TestMiscounts::test_num_evaluations*counts one too many*"])
 
 
 def test_a_known_failure_that_passes_is_a_failure(pytester):
-    run(pytester, {"num_evaluations": "counts one too many", "shape": "casts"}).assert_outcomes(passed=22, xfailed=1, failed=1)
+    run(pytester, {"num_evaluations": "counts one too many", "shape": "casts"}).assert_outcomes(passed=24, xfailed=1, failed=1)
 
 
 def test_a_failure_that_is_not_known_fails_with_its_message(pytester):
     result = run(pytester, {})
-    result.assert_outcomes(passed=23, failed=1)
+    result.assert_outcomes(passed=25, failed=1)
     result.stdout.fnmatch_lines(["*SamplerSuite.num_evaluations: one call asked for 4 predictions, but num_evaluations says 5"])
 
 
