@@ -165,8 +165,9 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     requests = _varying(_keeping(requests, args), args)
     if chained:
         _check_chain(args)
-    device = own_device(choose_device(args))
-    model = load_model_or_chain(args, overrides, device=device)
+    with naming_rank():  # another process may have another disk, or no GPU
+        device = own_device(choose_device(args))
+        model = load_model_or_chain(args, overrides, device=device)
     check_modality(model, args.of)
     check_model_format(args.format, model, of=args.of)
     _check_prompts(requests, model)
@@ -202,6 +203,19 @@ def is_one_of_several() -> bool:
 
     launch = read_launch(os.environ)
     return launch is not None and launch.size > 1
+
+
+@contextlib.contextmanager
+def naming_rank() -> Iterator[None]:
+    """Name this process in an error, if it is one of several, so that the error is printed even if the first process has none."""
+    from soundomni.core.errors import SoundOmniError
+
+    try:
+        yield
+    except SoundOmniError as error:
+        if is_one_of_several():
+            error.add_note(f"RANK {os.environ['RANK']}")
+        raise
 
 
 def own_device(device: str) -> str:

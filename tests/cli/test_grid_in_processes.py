@@ -113,6 +113,18 @@ def test_only_what_torchrun_sets_makes_one_of_several(
         assert is_one_of_several() is several
 
 
+def test_an_error_that_one_process_has_is_printed_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its disk may lack a model that others have."""
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1234"}.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "empty").mkdir()
+    command = ["generate", "--model", str(tmp_path / "empty"), "--prompt", "x", "--device", "cpu", "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "(RANK 1)" in capsys.readouterr().err
+
+
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """And says which one is missing, before it loads the model."""
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1234"}.items():
