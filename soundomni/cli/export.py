@@ -122,47 +122,34 @@ def _model(args: argparse.Namespace) -> dict[str, Any]:
         if args.format == ORIGINAL:
             export_soundomni(model, folder, dtype=dtype)
             return told
-        if args.format == THIRD:
-            _stable_audio_3(model, folder, dtype)
-            return told
         return told | {"notes": list(_stable_audio(model, folder, args.format, dtype))}
 
 
 def _stable_audio(model: SoundOmni, folder: Path, layout: str, dtype: Any) -> tuple[str, ...]:
-    """Write a model for stable-audio-tools or diffusers, and return what that project does otherwise, one sentence each."""
-    from soundomni.core.errors import SpecError
-    from soundomni.core.spec.registry import validate_init_args
-    from soundomni.experts.checkpoints.stable_audio_diffusers_export import export_pipeline
-    from soundomni.experts.checkpoints.stable_audio_export import export_stable_audio
-    from soundomni.vae.checkpoints.stable_audio_export import diffusers_codec, stable_audio_codec
-    from soundomni.vae.oobleck import OobleckCodec
-
-    codec = model.model.made().codec
-    if not isinstance(codec, OobleckCodec):
-        told = f"the codec is {type(codec).__name__}, but {layout} only has oobleck"
-        raise SpecError(f"{told}, so this model cannot be exported to it")
-    arguments = validate_init_args("codec", model.spec.of_model.codec)
-    if layout == DIFFUSERS:
-        tensors, config = diffusers_codec(codec, arguments)
-        return export_pipeline(model, folder, codec=tensors, codec_config=config, dtype=dtype)
-    tensors, config = stable_audio_codec(codec, arguments)
-    return export_stable_audio(model, folder, codec=tensors, codec_config=config, dtype=dtype)
-
-
-def _stable_audio_3(model: SoundOmni, folder: Path, dtype: Any) -> None:
-    """Write a model for stable-audio-3."""
+    """Write a model in the layout of another project, and return what that project does otherwise, one sentence each."""
     from soundomni.core.errors import SpecError
     from soundomni.core.spec.registry import validate_init_args
     from soundomni.experts.checkpoints.stable_audio_3_export import export_third
+    from soundomni.experts.checkpoints.stable_audio_diffusers_export import export_pipeline
+    from soundomni.experts.checkpoints.stable_audio_export import export_stable_audio
     from soundomni.vae.checkpoints.same_export import same_codec
+    from soundomni.vae.checkpoints.stable_audio_export import diffusers_codec, stable_audio_codec
+    from soundomni.vae.oobleck import OobleckCodec
     from soundomni.vae.same import SameCodec
 
+    ways: dict[str, tuple[type, str, Any, Any]] = {
+        STABLE_AUDIO: (OobleckCodec, "oobleck", stable_audio_codec, export_stable_audio),
+        DIFFUSERS: (OobleckCodec, "oobleck", diffusers_codec, export_pipeline),
+        THIRD: (SameCodec, "same", same_codec, export_third),
+    }
+    kind, name, write_codec, export = ways[layout]
     codec = model.model.made().codec
-    if not isinstance(codec, SameCodec):
-        told = f"the codec is {type(codec).__name__}, but {THIRD} only has same"
+    if not isinstance(codec, kind):
+        told = f"the codec is {type(codec).__name__}, but {layout} only has {name}"
         raise SpecError(f"{told}, so this model cannot be exported to it")
-    tensors, config = same_codec(codec, validate_init_args("codec", model.spec.of_model.codec))
-    export_third(model, folder, codec=tensors, codec_config=config, dtype=dtype)
+    tensors, config = write_codec(codec, validate_init_args("codec", model.spec.of_model.codec))
+    notes: tuple[str, ...] = export(model, folder, codec=tensors, codec_config=config, dtype=dtype)
+    return notes
 
 
 def _adapters(args: argparse.Namespace) -> dict[str, int]:

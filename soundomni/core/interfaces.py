@@ -369,7 +369,7 @@ class Backbone(nn.Module, ABC):
     """Whether `forward` needs `layout.conditions` with the timestep of each clip that is made, the highest of its tokens."""
     takes_hints: ClassVar[bool] = False
     """Whether `forward` takes what an objective with `shows_known` tells about known frames from `layout.conditions`, and not as more
-    numbers of each token. Only a backbone that takes times may do so."""
+    numbers of each token. Only a backbone that takes times, and no text, may do so."""
     condition_layers: ClassVar[tuple[str, ...]] = ()
     """Last parts of the names of linear layers in `layers` whose inputs are conditions or hints instead of the tokens of a stream."""
     lead_tokens: int = 0

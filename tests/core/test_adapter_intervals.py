@@ -15,7 +15,7 @@ from tiny_models import make_model
 from soundomni.core.assembly.lora import add_adapters, interval_of, merge_adapters
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import CheckpointError, SpecError
-from soundomni.core.pretrained.adapters import load_adapter_file, merge_adapter_file, save_adapters
+from soundomni.core.pretrained.adapters import load_adapter_file, save_adapters
 from soundomni.core.sequence import Sample
 from soundomni.core.spec.schema import AdapterKind, LoRASpec, ModelSpec, Slot
 from soundomni.flow.v_prediction import VPrediction
@@ -115,11 +115,16 @@ def test_a_folder_keeps_the_interval_and_gives_it_to_a_plain_model(kind: Adapter
         load_adapter_file(other, folder)
     with pytest.raises(CheckpointError, match=r"act only at timesteps from 0.4 to 0.6, so they cannot become part of the weights"):
         merge_adapters(other)
-    with pytest.raises(CheckpointError, match=r"acts only at timesteps from 0.4 to 0.6, so it cannot become part of the weights"):
-        merge_adapter_file(conditioned_model(spec_of()), folder)
     user = user_of(other, spec_of())
     with pytest.raises(CheckpointError, match="the model has adapters, which a model directory cannot hold. Save them with save_adapters"):
         user.save_pretrained(tmp_path / "model")
+
+
+def test_an_interval_of_all_timesteps_is_none() -> None:
+    """So such adapters are merged like others."""
+    model = adapted((0.0, 1.0))
+    assert interval_of(model) is None
+    merge_adapters(model)
 
 
 def test_an_interval_may_be_chosen_when_an_adapter_is_loaded(tmp_path: Path) -> None:

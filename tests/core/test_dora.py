@@ -15,7 +15,7 @@ from soundomni.core.assembly.dora_linear import DoRALinear
 from soundomni.core.assembly.lora import add_adapters, merge_adapters, reset_magnitudes
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import CheckpointError, SpecError
-from soundomni.core.pretrained.adapters import merge_adapter_file, save_adapters
+from soundomni.core.pretrained.adapters import load_adapter_file, save_adapters
 from soundomni.core.spec.schema import LoRASpec
 
 BOTH = LoRASpec(streams=["und", "gen"], kind="dora", rank=3, alpha=5.0, targets=ALL)
@@ -125,7 +125,7 @@ def test_a_folder_goes_back_into_a_plain_model(tmp_path: Path) -> None:
     other = make_model()
     for folder in save_adapters(model, tmp_path / "out"):
         assert json.loads((folder / "adapter_config.json").read_text())["use_dora"] is True
-        merge_adapter_file(other, folder)
+        load_adapter_file(other, folder)
     assert f"{QKV}.lora_magnitude_vector" in load_file(tmp_path / "out" / "gen" / "adapter_model.safetensors")
     torch.testing.assert_close(answers(other), answers(model), rtol=0, atol=1e-12)
 
@@ -154,7 +154,7 @@ def test_we_compute_what_peft_saved(tmp_path: Path) -> None:
     theirs.save_pretrained(str(tmp_path))
     ours = make_model()
     before = answers(ours)
-    merge_adapter_file(ours, tmp_path)
+    load_adapter_file(ours, tmp_path)
     expected = answers(theirs.base_model.model)
     assert (before - expected).abs().max() > 0.01
     torch.testing.assert_close(answers(ours), expected, rtol=0, atol=1e-6)
@@ -177,7 +177,7 @@ def test_what_does_not_fit_changes_nothing(change: Any, message: str, tmp_path: 
     rewritten(tmp_path / "a" / "gen", change)
     model = make_model()
     with pytest.raises(CheckpointError, match=message):
-        merge_adapter_file(model, tmp_path / "a" / "gen")
+        load_adapter_file(model, tmp_path / "a" / "gen")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), make_model().parameters(), strict=True))
 
 
@@ -188,4 +188,4 @@ def test_a_row_that_an_adapter_makes_zero_is_refused(tmp_path: Path) -> None:
     layer.weight.data.zero_()
     rewritten(tmp_path / "a" / "gen", lambda t: t[f"{QKV}.lora_B.weight"][5].zero_())
     with pytest.raises(CheckpointError, match="makes rows of 'backbone.blocks.0.experts.gen.qkv' zero or infinite"):
-        merge_adapter_file(model, tmp_path / "a" / "gen")
+        load_adapter_file(model, tmp_path / "a" / "gen")

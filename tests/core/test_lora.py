@@ -17,7 +17,7 @@ from soundomni.core.assembly.lora_linear import LoRALinear
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import CheckpointError, SpecError
 from soundomni.core.interfaces import Backbone
-from soundomni.core.pretrained.adapters import merge_adapter_file, save_adapters
+from soundomni.core.pretrained.adapters import load_adapter_file, save_adapters
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.spec.schema import LoRASpec
 
@@ -177,7 +177,7 @@ def test_layers_of_any_backbone_are_found_by_their_parameters(tmp_path: Path) ->
     assert model.backbone.towers[0]["und"]["q_proj"].weight.requires_grad
     model.backbone.towers[1]["gen"]["q_proj"].weight = model.backbone.towers[0]["gen"]["q_proj"].weight
     with pytest.raises(SpecError, match="share one weight"):
-        merge_adapter_file(model, tmp_path / "gen")
+        load_adapter_file(model, tmp_path / "gen")
 
 
 @pytest.mark.parametrize(
@@ -211,14 +211,14 @@ def test_each_stream_is_a_folder_and_goes_back_into_a_plain_model(tmp_path: Path
     assert len(names) == 16 and "base_model.model.backbone.blocks.0.experts.gen.qkv.lora_A.weight" in names
     other = make_model()
     for folder in folders:
-        merge_adapter_file(other, folder)
+        load_adapter_file(other, folder)
     torch.testing.assert_close(answers(other), answers(model), rtol=0, atol=1e-12)
     with pytest.raises(CheckpointError, match="is not an empty folder"):
         save_adapters(model, tmp_path / "out")
     with pytest.raises(
         CheckpointError, match="has no adapter_config.json; expected a folder in peft's format. Name one of its folders: gen, und"
     ):
-        merge_adapter_file(other, tmp_path / "out")
+        load_adapter_file(other, tmp_path / "out")
     with pytest.raises(CheckpointError, match="the model has no adapters to write"):
         save_adapters(make_model(), tmp_path / "none")
 
@@ -243,7 +243,7 @@ def test_we_compute_what_peft_saved(tmp_path: Path) -> None:
     theirs.save_pretrained(str(tmp_path))
     ours = make_model()
     before = answers(ours)
-    merge_adapter_file(ours, tmp_path)
+    load_adapter_file(ours, tmp_path)
     expected = answers(theirs.base_model.model)
     assert (before - expected).abs().max() > 0.01
     torch.testing.assert_close(answers(ours), expected, rtol=0, atol=1e-6)
@@ -255,7 +255,7 @@ def test_other_kinds_that_peft_saves_are_refused(setting: dict[str, Any], tmp_pa
 
     get_peft_model(make_model().float(), LoraConfig(r=2, target_modules=["qkv"], **setting)).save_pretrained(str(tmp_path))
     with pytest.raises(CheckpointError, match=next(iter(setting))):
-        merge_adapter_file(make_model(), tmp_path)
+        load_adapter_file(make_model(), tmp_path)
 
 
 def rewritten(folder: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
@@ -294,7 +294,7 @@ def test_what_does_not_fit_changes_nothing(change: Callable[[dict[str, Tensor]],
     rewritten(tmp_path / "a" / "gen", change)
     model = make_model()
     with pytest.raises(CheckpointError, match=message):
-        merge_adapter_file(model, tmp_path / "a" / "gen")
+        load_adapter_file(model, tmp_path / "a" / "gen")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), make_model().parameters(), strict=True))
 
 
@@ -332,7 +332,7 @@ def test_configs_of_something_else_are_refused(text: str, message: str, tmp_path
     save_adapters(adapted(), tmp_path / "a")
     (tmp_path / "a" / "gen" / "adapter_config.json").write_text(text)
     with pytest.raises(CheckpointError, match=message):
-        merge_adapter_file(make_model(), tmp_path / "a" / "gen")
+        load_adapter_file(make_model(), tmp_path / "a" / "gen")
 
 
 def test_an_adapter_that_makes_weights_infinite_is_refused(tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def test_an_adapter_that_makes_weights_infinite_is_refused(tmp_path: Path) -> No
     rewritten(tmp_path / "a" / "gen", lambda t: t[f"{QKV}.lora_A.weight"].fill_(3e38))
     model, before = make_model().float(), make_model().float()
     with pytest.raises(CheckpointError, match="may change 'backbone.blocks.0.experts.gen.qkv' by up to .*; expected at most 1.7e"):
-        merge_adapter_file(model, tmp_path / "a" / "gen")
+        load_adapter_file(model, tmp_path / "a" / "gen")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before.parameters(), strict=True))
 
 
@@ -353,7 +353,7 @@ def test_a_rank_beyond_the_layer_is_refused(tmp_path: Path) -> None:
         lambda t: t.update({n: torch.ones(65, x.shape[1]) if "A" in n else torch.ones(x.shape[0], 65) for n, x in t.items()}),
     )
     with pytest.raises(CheckpointError, match=r"of shape \(\d+, 32\) with r = 65; expected at most (32|64)"):
-        merge_adapter_file(make_model(), tmp_path / "a" / "gen")
+        load_adapter_file(make_model(), tmp_path / "a" / "gen")
 
 
 def test_an_adapter_names_its_base_without_the_path_to_it(tmp_path: Path) -> None:
@@ -374,4 +374,4 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
     save_adapters(adapted(), tmp_path / "a")
     shutil.move(tmp_path / "a" / "gen" / "adapter_model.safetensors", tmp_path / "elsewhere")
     with pytest.raises(CheckpointError, match="no weights at '.*adapter_model.safetensors'"):
-        merge_adapter_file(make_model(), tmp_path / "a" / "gen")
+        load_adapter_file(make_model(), tmp_path / "a" / "gen")

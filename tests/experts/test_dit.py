@@ -186,6 +186,37 @@ def test_a_window_is_made_and_cut() -> None:
     assert told.waveform is not None and float(told.waveform[0, 0]) == pytest.approx(0.02)
 
 
+@pytest.mark.parametrize("window", [None, 0.03, 0.2])
+def test_headroom_is_made_and_cut_without_decoding_it(window: float | None) -> None:
+    """Whatever is kept or varied refers to the clip that was asked for, and not to what is made behind it."""
+    spec = model_spec(backbone_slot(), shows_known=True)
+    made = replace(spec.used["latent"], headroom=0.04, window=window)
+    spec = replace(spec, modalities={**spec.modalities, "latent": made})
+    model = random_model(spec)
+    user = SoundOmni(model, Spec(model=spec), TOKENIZER, trust_class_paths=True)
+    decoded: list[int] = []
+    codec = model.made().codec
+    decode = codec.decode
+
+    def watched(given: Any) -> Tensor:
+        decoded.append(given.values.shape[-1])
+        return decode(given)
+
+    codec.decode = watched  # type: ignore[method-assign]
+    clip = user.generate("rain", seconds=0.02, seeds=1)[0]
+    reach = codec.receptive_field
+    assert clip.waveform.shape == (1, 160) and reach is not None and decoded == [made_frames(160) + reach.decode]
+    builder = RequestBuilder(user.model, user.contexts, num_samples=160, negative_prompt=None)
+    request = builder.request("rain", seed=1)
+    assert request.num_frames == made_frames(round(max(0.06, window or 0) * RATE))
+    given = Audio(np.zeros((1, 160), np.float32), RATE)
+    with pytest.raises(SpecError, match=r"all 0.02 s are kept, so nothing is left to make"):
+        builder.request("rain", seed=1, kept=Kept(given, [(0.0, 0.02)]))
+    mask = builder.request("rain", seed=1, kept=Kept(given, [(0.0, 0.01)])).known_mask
+    assert mask is not None and 0 < int(mask.sum()) < made_frames(160)
+    assert user.generate("rain", seconds=0.02, seeds=1, vary=given, strength=0.5)[0].waveform.shape == (1, 160)
+
+
 def made_frames(num_samples: int) -> int:
     return num_samples // LATENT_DIM + 1
 

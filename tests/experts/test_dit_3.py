@@ -184,3 +184,10 @@ def test_every_parameter_has_a_gradient_with_and_without_clips() -> None:
         (total / count.clamp_min(1)).backward()
         lacking = [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
         assert not [name for name in lacking if ".codec." not in name]
+
+
+def test_a_backbone_of_hints_that_has_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clips that are only given would have hints that nobody takes."""
+    monkeypatch.setattr(DiT3Backbone, "takes_text", True)
+    with pytest.raises(TypeError, match="DiT3Backbone has takes_hints; then it also needs takes_times, and may not take text"):
+        build_model(spec_of(), vocab_size=TOKENIZER.vocab_size, trust_class_paths=True)

@@ -245,6 +245,36 @@ def test_a_model_of_another_kind_does_not_go_out(tmp_path: Path, capsys: pytest.
         assert told in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "schedule", "ignored"),
+    [
+        ({}, {"spacing": "log-snr", "log_snr": [-6.2, 2.0]}, True),
+        ({"type": "none"}, {"spacing": "even"}, False),
+        ({"type": "logsnr", "rate": 0, "anchor_logsnr": -5, "logsnr_end": 3.5}, {"spacing": "log-snr", "log_snr": [-5.0, 3.5]}, False),
+        ({"type": "logsnr"}, {"spacing": "log-snr", "log_snr": [-6.2, 2.0]}, True),
+        ({"type": "flux", "alpha_max": 4.0}, {"spacing": "log-snr", "log_snr": [-6.2, 2.0]}, True),
+    ],
+)
+def test_the_schedule_of_a_config_is_read_unless_it_depends_on_lengths(
+    options: dict[str, Any], schedule: dict[str, Any], ignored: bool
+) -> None:
+    read = parse_third(config(model__diffusion__sampling_distribution_shift_options=options | {"max_length": 4096}))
+    assert read.schedule == schedule and ("model.diffusion.sampling_distribution_shift_options" in read.unused) == ignored
+
+
+def test_what_differs_around_the_network_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert imported(tmp_path, config(), checkpoint()) == 0
+    capsys.readouterr()
+    assert main(["export", str(tmp_path / "out"), "--format", "stable-audio-3", "--out", str(tmp_path / "same")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1, "one line of the export, and no notes"
+    spec = tmp_path / "out" / "spec.yaml"
+    spec.write_text(spec.read_text().replace("headroom: 6.0", "headroom: 0.5").replace("truncate: true", "truncate: false"))
+    assert main(["export", str(tmp_path / "out"), "--format", "stable-audio-3", "--out", str(tmp_path / "other")]) == 0
+    told = capsys.readouterr().out
+    assert "texts of prompt with more than 6 tokens are refused here; stable-audio-3 cuts them" in told
+    assert "a clip is made with 0.5 s behind its end here; stable-audio-3 makes 6 s behind its end" in told
+
+
 def test_the_published_ways_to_sample_are_the_defaults(tmp_path: Path) -> None:
     assert imported(tmp_path, config(), checkpoint()) == 0
     model = SoundOmni.from_pretrained(tmp_path / "out")

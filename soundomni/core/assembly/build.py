@@ -131,13 +131,14 @@ def _take_conditions(backbone: Backbone, slot: Slot, modalities: Sequence[Modali
 
 def _take_hints(backbone: Backbone, modalities: Sequence[Modality]) -> None:
     """Tell a backbone that takes hints how many numbers they have. Raise SpecError if several modalities have hints."""
-    told = [one for one in modalities if isinstance(one, MadeModality) and one.hints_apart]
+    told = [one for one in modalities if isinstance(one, MadeModality) and one.num_hints]
     if len(told) > 1:
         names = " and ".join(f"model.modalities.{one.name}" for one in told)
         raise SpecError(f"{names} have objectives with shows_known; the backbone only takes the hints of one. Set the others to false")
+    if told and (backbone.takes_text or not backbone.takes_times):
+        raise TypeError(f"{type(backbone).__name__} has takes_hints; then it also needs takes_times, and may not take text")
     for one in told:
-        assert one.codec.spec.latent_dim is not None, "only objectives of latents have hints"
-        backbone.take_hints(one.codec.spec.latent_dim + 1)
+        backbone.take_hints(one.num_hints)
 
 
 def _check_without_text(slot: Slot, modalities: Sequence[Modality]) -> None:
@@ -190,9 +191,10 @@ def _modality(
             tokens = others.with_scores(num_scores)
     else:
         tokens = TokenSpec(source.spec.tokens, source.spec.tokens)
-    hints_apart = objective is not None and objective.shows_known and backbone.takes_hints
-    if hints_apart and isinstance(tokens.inputs, int):
-        tokens = replace(tokens, inputs=source.spec.tokens)
+    num_hints, own = 0, source.spec.tokens
+    if backbone.takes_hints and objective is not None and objective.shows_known and isinstance(own, int):
+        num_hints = tokens.num_inputs - own
+        tokens = replace(tokens, inputs=own)
     is_condition = isinstance(source, Encoder) and spec.enters != "prefix"
     width = backbone.condition_dim if is_condition else backbone.hidden_dim
     sizes = {"tokens": tokens, "hidden_dim": width, "generates": objective is not None}
@@ -221,7 +223,7 @@ def _modality(
         aligned=spec.aligned,
         num_scores=num_scores,
         lead=backbone.lead_tokens,
-        hints_apart=hints_apart,
+        num_hints=num_hints,
         window=spec.window,
         headroom=spec.headroom,
     )

@@ -48,8 +48,10 @@ class DoRALinear(LoRALinear):
 
     @torch.no_grad()
     def _norms(self) -> Tensor:
+        wide = torch.promote_types(self.weight.dtype, torch.float32)  # sharded weights may be in bfloat16 here
         with torch.autocast(self.weight.device.type, enabled=False):
-            return row_norms(self.weight, self.lora_A.weight, self.lora_B.weight, scale=self.scale)
+            weight, a, b = (one.to(wide) for one in (self.weight, self.lora_A.weight, self.lora_B.weight))
+            return row_norms(weight, a, b, scale=self.scale)
 
     def merge(self) -> None:
         """Put the adapter and the magnitudes into the weight."""

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 from soundomni.core.assembly.dora_linear import DoRALinear
 from soundomni.core.assembly.lora_linear import LoRALinear
 from soundomni.core.assembly.model import UnifiedModel
-from soundomni.core.assembly.timestep_gate import Interval, TimestepGate
+from soundomni.core.assembly.timestep_gate import EVERYWHERE, Interval, TimestepGate, is_interval
 from soundomni.core.errors import CheckpointError, SpecError, did_you_mean
 from soundomni.core.spec.schema import AdapterKind, LoRASpec
 
@@ -60,15 +60,17 @@ def add_adapters(model: UnifiedModel, spec: LoRASpec, *, seed: int = 0) -> None:
                 model.set_submodule(name, layer)
 
 
-def open_gate(model: UnifiedModel, interval: Interval, names: Iterable[str], *, key: str) -> TimestepGate:
-    """Return what lets the adapters of the layers `names` act only at the timesteps of an interval.
+def open_gate(model: UnifiedModel, interval: Interval, names: Iterable[str], *, key: str) -> TimestepGate | None:
+    """Return what lets the adapters of the layers `names` act only at the timesteps of an interval; None for all timesteps.
 
     Raise SpecError, which names the `key` of the interval, if the model does not know the timestep of each of their inputs.
     """
     low, high = interval
     told = f"{key} is [{low:g}, {high:g}]"
-    if not 0 <= low < high <= 1:
+    if not is_interval((low, high)):
         raise SpecError(f"{told}; expected two numbers from 0 to 1, the lower one first")
+    if (low, high) == EVERYWHERE:
+        return None
     if not model.backbone.takes_times:
         kind = type(model.backbone).__name__
         raise SpecError(f"{told}, but {kind} does not know the timesteps of clips. Use the backbone dit, or leave the interval out")
@@ -79,11 +81,13 @@ def open_gate(model: UnifiedModel, interval: Interval, names: Iterable[str], *, 
                 "interval"
             )
     objectives = [modality.objective for modality in model.all_made]
-    ends = torch.tensor([interval], device="cpu")  # also if the model is built without memory
-    if len({tuple(objective.shown_times(ends)[0].tolist()) for objective in objectives}) != 1:
+    ends = torch.tensor([interval], dtype=torch.float64, device="cpu")  # also if the model is built without memory
+    shown = {tuple(objective.shown_times(ends)[0].tolist()) for objective in objectives}
+    if len(shown) != 1:
         made = ", ".join(modality.name for modality in model.all_made)
         raise SpecError(f"{told}, but the objectives of {made} have timesteps of different kinds. Leave the interval out")
-    gate = TimestepGate(interval, objectives[0].shown_times)
+    ((first, last),) = shown
+    gate = TimestepGate(interval, (first, last))
     gate.attach(model.backbone)
     return gate
 

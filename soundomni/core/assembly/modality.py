@@ -336,7 +336,7 @@ class MadeModality(CodecModality):
         aligned: names of modalities whose tokens are added to its own.
         num_scores: how many of the numbers that leave for a token are scores of the objective's review: the last ones.
         lead: tokens in front of the frames of a clip, which the backbone fills.
-        hints_apart: whether the backbone takes the objective's hints itself, so that they are not numbers of the tokens.
+        num_hints: numbers of the objective's hints that the backbone takes itself, so that they are not numbers of the tokens; 0 for none.
         window: seconds to generate for shorter clips too; None to make clips as long as they are asked for.
         headroom: seconds to generate behind the end of a clip.
     """
@@ -352,7 +352,7 @@ class MadeModality(CodecModality):
         aligned: Sequence[str] = (),
         num_scores: int = 0,
         lead: int = 0,
-        hints_apart: bool = False,
+        num_hints: int = 0,
         window: float | None = None,
         headroom: float = 0.0,
     ) -> None:
@@ -361,7 +361,7 @@ class MadeModality(CodecModality):
         self.aligned = tuple(aligned)
         self.num_scores = num_scores
         self.lead = lead
-        self.hints_apart = hints_apart
+        self.num_hints = num_hints
         self.window = window
         self.headroom = headroom
 
@@ -423,7 +423,7 @@ class MadeModality(CodecModality):
         if timesteps is not None:
             values = self.objective.shown(values, timesteps)
             timesteps = self.objective.shown_times(timesteps)
-        if hints is not None and not self.hints_apart:
+        if hints is not None and not self.num_hints:
             values = torch.cat([values, hints.to(values.dtype)], dim=1)
         hidden = super().enter_frames(values, timesteps, places, first=first)
         return hidden if not self.lead else self._led(hidden, places, len(values), values.shape[-1])
@@ -433,7 +433,7 @@ class MadeModality(CodecModality):
 
         `run` is where the tokens of the modality are stored: the stream, and their first and last place.
         """
-        if hints is None or not self.hints_apart:
+        if hints is None or not self.num_hints:
             return None
         stream, first, _ = run
         values = hints.transpose(1, 2).flatten(0, 1).index_select(0, places).to(self.dtype)

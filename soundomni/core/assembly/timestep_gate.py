@@ -8,7 +8,6 @@ Shape letters: M clips, P stored tokens of a stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +19,12 @@ from soundomni.core.attention.layout import Layout
 
 Interval = tuple[float, float]
 """Timesteps (low, high) of the flow, both included: 0 is clean, 1 is noise."""
+EVERYWHERE: Interval = (0.0, 1.0)
+
+
+def is_interval(ends: tuple[float, ...]) -> bool:
+    """Return whether two numbers are timesteps (low, high) from 0 to 1."""
+    return len(ends) == 2 and 0 <= ends[0] < ends[1] <= 1
 
 
 @dataclass
@@ -28,11 +33,11 @@ class TimestepGate:
 
     Args:
         interval: the timesteps at which they act.
-        shown_times: maps timesteps of the flow `[1, 2]` to those that the network gets.
+        shown: the same as the network gets them, see `Objective.shown_times`.
     """
 
     interval: Interval
-    shown_times: Callable[[Tensor], Tensor]
+    shown: Interval
     factors: dict[int, Tensor] = field(default_factory=dict)
 
     def attach(self, backbone: nn.Module) -> None:
@@ -48,7 +53,7 @@ class TimestepGate:
     @torch.no_grad()
     def find(self, seen: SeenConditions, times: Tensor) -> None:
         """Find the tokens of the clips whose timestep, of `times` `[M + 1]`, lies in the interval."""
-        low, high = self.shown_times(torch.tensor([self.interval], dtype=times.dtype, device=times.device))[0]
+        low, high = self.shown
         acts = ((times >= low) & (times <= high)).to(times.dtype)
         self.factors = {stream: acts.index_select(0, clips)[:, None] for stream, clips in seen.clips.items()}
 

@@ -31,7 +31,13 @@ class Kept:
 
 
 def known_frames(
-    spans: Sequence[tuple[float, float]], spec: RepresentationSpec, *, num_samples: int, num_given: int, may_be_all: bool = False
+    spans: Sequence[tuple[float, float]],
+    spec: RepresentationSpec,
+    *,
+    num_samples: int,
+    num_given: int,
+    num_asked: int | None = None,
+    may_be_all: bool = False,
 ) -> np.ndarray:
     """Return bool `[T]`: the frames made only of samples within the spans.
 
@@ -44,6 +50,7 @@ def known_frames(
         spec: the codec's spec.
         num_samples: S of the clip to make.
         num_given: samples of the clip that the spans refer to.
+        num_asked: samples that are not cut off again, for a window or headroom; None for all.
         may_be_all: whether nothing may be left to make.
 
     Raises:
@@ -64,8 +71,8 @@ def known_frames(
     if not known.any():
         enough = (spec.extra_frames + 2) * spec.downsampling_ratio / spec.sample_rate
         raise SpecError(f"the spans to keep hold no whole frame of the codec. Keep {enough:g} s or more, which always hold one")
-    if known.all() and not may_be_all:
-        raise SpecError(
-            f"all {num_samples / spec.sample_rate:g} s are kept, so nothing is left to make. Ask for a longer clip, or keep less"
-        )
+    asked = num_samples if num_asked is None else num_asked
+    covers_all = known.all() or (asked < num_samples and covered[:asked].all())
+    if covers_all and not may_be_all:
+        raise SpecError(f"all {asked / spec.sample_rate:g} s are kept, so nothing is left to make. Ask for a longer clip, or keep less")
     return known

@@ -131,9 +131,10 @@ class Maker:
         return [Audio.unchecked(fit_length(w, n), self.modality.sample_rate) for w, n in zip(waveform, lengths, strict=True)]
 
     def _needed(self, made: Representation, num_samples: int) -> Representation:
-        """Return the frames of a batch that its first `num_samples` samples depend on: those of a window beyond them need no decoding."""
+        """Return the frames of a batch that its first `num_samples` samples depend on: those of a window or headroom beyond them need no
+        decoding."""
         reach = self.modality.codec.receptive_field
-        if self.modality.window is None or reach is None:
+        if reach is None:
             return made
         frames = min(made.values.shape[-1], made.spec.num_frames(num_samples) + reach.decode)
         counts = tuple(min(frames, count) for count in made.frame_counts)

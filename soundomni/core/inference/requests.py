@@ -28,7 +28,7 @@ class RequestBuilder:
     Args:
         model: the network.
         contexts: writes the model's prompts.
-        num_samples: S of each clip, at the codec's rate; more are made if the modality has a window.
+        num_samples: S of each clip, at the codec's rate; more are made if the modality has a window or headroom.
         negative_prompt: what to steer away from, or None.
         of: the modality to make; None for the first one.
         keeps_all: whether a clip may be kept as a whole.
@@ -101,7 +101,12 @@ class RequestBuilder:
         """Add the normalized values `[D, T]` of the kept parts."""
         waveform, num_samples = self._to_codec(kept.clip), self._samples_made
         mask = known_frames(
-            kept.spans, self._modality.codec.spec, num_samples=num_samples, num_given=waveform.shape[1], may_be_all=self._keeps_all
+            kept.spans,
+            self._modality.codec.spec,
+            num_samples=num_samples,
+            num_asked=self.num_samples,
+            num_given=waveform.shape[1],
+            may_be_all=self._keeps_all,
         )
         if self._one_time and not self._modality.objective.shows_known:
             raise SpecError(

@@ -26,7 +26,7 @@ from soundomni.core.assembly.dora_linear import DoRALinear, merge_scaled, row_no
 from soundomni.core.assembly.lora import KINDS, adapted_layers, open_gate, refuse_shared
 from soundomni.core.assembly.lora_linear import LoRALinear, add_low_rank
 from soundomni.core.assembly.model import UnifiedModel
-from soundomni.core.assembly.timestep_gate import Interval
+from soundomni.core.assembly.timestep_gate import EVERYWHERE, Interval, is_interval
 from soundomni.core.errors import CheckpointError, SpecError, did_you_mean, shown, some
 from soundomni.core.files.json_objects import read_object
 from soundomni.core.files.paths import place
@@ -40,8 +40,8 @@ CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 A, B, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
 MOST_RANK = 65_536
-INTERVAL, EVERYWHERE = "timestep_interval", (0.0, 1.0)
-"""Key of the timesteps at which adapters act, which peft does not know and warns of; and all timesteps."""
+INTERVAL = "timestep_interval"
+"""Key of the timesteps at which adapters act, which peft does not know and warns of."""
 
 INITIALIZATIONS = (True, False, "gaussian", "orthogonal")
 """Values of peft's `init_lora_weights` that do not change the base weights; others, such as "pissa", change them before
@@ -90,7 +90,7 @@ def check_free(directory: str | Path) -> None:
         raise CheckpointError(f"'{path}' is not an empty folder, and adapters never replace files. Choose another directory")
 
 
-def load_adapter_file(model: UnifiedModel, directory: str | Path, *, interval: Interval | None = None) -> None:
+def load_adapter_file(model: nn.Module, directory: str | Path, *, interval: Interval | None = None) -> None:
     """Give a model the adapters in a folder that this library or peft wrote: all of them, or none on an error.
 
     They are merged into the weights, unless they act only at some timesteps.
@@ -117,23 +117,6 @@ def load_adapter_file(model: UnifiedModel, directory: str | Path, *, interval: I
         _attach(model, adapters, config, chosen)
 
 
-def merge_adapter_file(model: nn.Module, directory: str | Path) -> None:
-    """Add the adapters in a folder that this library or peft wrote to the weights of `model`: all of them, or none on
-    an error.
-
-    Raises:
-        CheckpointError: the folder is not an adapter, is not LoRA or DoRA, acts only at some timesteps, or does not fit the model in
-            names or shapes.
-        SpecError: an adapted layer shares its weight with another.
-    """
-    path = Path(directory)
-    config = _read_config(path)
-    if config.interval is not None:
-        told = f"acts only at timesteps from {config.interval[0]:g} to {config.interval[1]:g}"
-        raise CheckpointError(f"the adapter {place(path)} {told}, so it cannot become part of the weights. Use load_adapter_file")
-    _merge(model, _read_adapters(model, path, config), config)
-
-
 def _merge(model: nn.Module, adapters: Mapping[str, _Matrices], config: _Config) -> None:
     for name, (a, b, magnitude) in adapters.items():
         weight = model.get_submodule(name).weight
@@ -145,8 +128,9 @@ def _merge(model: nn.Module, adapters: Mapping[str, _Matrices], config: _Config)
 
 
 @torch.no_grad()
-def _attach(model: UnifiedModel, adapters: Mapping[str, _Matrices], config: _Config, interval: Interval) -> None:
+def _attach(model: nn.Module, adapters: Mapping[str, _Matrices], config: _Config, interval: Interval) -> None:
     """Put layers with adapters, which act only at some timesteps, in place of those of the model."""
+    assert isinstance(model, UnifiedModel), "only such a model knows timesteps"
     streams = {
         id(parameter): index for index, stream in enumerate(model.router.streams) for parameter in model.backbone.expert_parameters(stream)
     }
@@ -164,7 +148,7 @@ def _attach(model: UnifiedModel, adapters: Mapping[str, _Matrices], config: _Con
         layer.lora_B.weight.copy_(b)
         if magnitude is not None:
             cast(DoRALinear, layer).lora_magnitude.copy_(magnitude)
-        layer.gate = gate, streams[id(linear.weight)]
+        layer.gate = None if gate is None else (gate, streams[id(linear.weight)])
         model.set_submodule(name, layer)
 
 
@@ -197,7 +181,7 @@ class _Names:
 
 
 def _read_adapters(model: nn.Module, path: Path, config: _Config) -> dict[str, _Matrices]:
-    """Return the matrices of each adapted layer in a folder, all of which fit the model. Raise as `merge_adapter_file`."""
+    """Return the matrices of each adapted layer in a folder, all of which fit the model. Raise as `load_adapter_file`."""
     weights = read_weights(path / WEIGHTS_FILE)
     found = _find(weights, config)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
@@ -288,7 +272,7 @@ def _read_interval(file: Path, value: object) -> Interval | None:
     if value is None:
         return None
     ends = [float(end) for end in value if _is_number(end, (int, float))] if isinstance(value, list) and len(value) == 2 else []
-    if len(ends) != 2 or not 0 <= ends[0] < ends[1] <= 1:
+    if not is_interval(tuple(ends)):
         raise CheckpointError(f"'{file}': {INTERVAL} is {shown(value)}; expected two numbers from 0 to 1, the lower one first")
     return None if tuple(ends) == EVERYWHERE else (ends[0], ends[1])
 

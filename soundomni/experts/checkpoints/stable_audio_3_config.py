@@ -19,7 +19,9 @@ T5GEMMA = "t5gemma"
 T5GEMMA_MODEL, LONGEST_TEXT = "google/t5gemma-b-b-ul2", 128
 HEADROOM = 6.0
 """Seconds that Stable Audio 3 makes behind the end of a clip, and cuts off."""
-_SCHEDULE_KEYS = ("distribution_shift_options", "sampling_distribution_shift_options", "use_effective_length_for_schedule")
+SAMPLING_SHIFT = "sampling_distribution_shift_options"
+LOG_SNR_ANCHOR, LOG_SNR_END = -6.2, 2.0
+"""Log-SNR between which Stable Audio 3 spaces its steps, unless a config says otherwise."""
 
 
 def is_third(tree: Any) -> bool:
@@ -50,7 +52,10 @@ def parse_third(tree: Any) -> ModelConfig:
         diffusion.expect(name, [], by=MODEL, default=[])
     objective: Objective = diffusion.take("diffusion_objective", Objective, "v")
     transformer = diffusion.section("config")
-    unused += diffusion.close(unused=(*_SCHEDULE_KEYS, "mask_padding_attention"))
+    usual = _log_snr(LOG_SNR_ANCHOR, LOG_SNR_END)
+    schedule = _schedule(diffusion.section(SAMPLING_SHIFT)) if SAMPLING_SHIFT in diffusion else usual
+    unused += diffusion.close(unused=("distribution_shift_options", "use_effective_length_for_schedule", "mask_padding_attention"))
+    unused += [] if schedule else [f"{diffusion.key}.{SAMPLING_SHIFT}"]
     condition_dim = conditioning.take("cond_dim", int)
     conditions = read_conditions(conditioning, crosses, globals_, {T5GEMMA: _t5gemma, NUMBER: _number})
     unused += conditioning.close(unused=("default_keys", "pre_encoded_keys"))
@@ -69,7 +74,22 @@ def parse_third(tree: Any) -> ModelConfig:
         global_ids=globals_,
         inpaints=True,
         unused=tuple(unused),
+        schedule=schedule or usual,
     )
+
+
+def _schedule(options: Section) -> dict[str, Any] | None:
+    """Return where the steps of sampling lie; None for a schedule that depends on the length of a clip, which is not here."""
+    kind = options.take("type", str, "full")
+    if kind == "none":
+        return {"spacing": "even"}
+    if kind == "logsnr" and options.take("rate", float, 1.0) == 0:
+        return _log_snr(options.take("anchor_logsnr", float, LOG_SNR_ANCHOR), options.take("logsnr_end", float, LOG_SNR_END))
+    return None
+
+
+def _log_snr(first: float, last: float) -> dict[str, Any]:
+    return {"spacing": "log-snr", "log_snr": [first, last]}
 
 
 def _t5gemma(settings: Section) -> dict[str, Any]:

@@ -5,7 +5,8 @@
 | model.safetensors | all weights under stable-audio-3's names, the codec's too |
 | model_config.json | its config of the model |
 
-Anything that stable-audio-3 cannot compute is refused, so that nothing is lost.
+Anything that stable-audio-3 cannot compute is refused, so that nothing is lost. What it does otherwise around the network is returned as
+notes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from soundomni.core.errors import SpecError
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.pretrained.weights import write_tensors
 from soundomni.core.spec.schema import ModalitySpec, ModelSpec
-from soundomni.experts.checkpoints.stable_audio_3_config import KIND, T5GEMMA
+from soundomni.experts.checkpoints.stable_audio_3_config import HEADROOM, KIND, T5GEMMA, T5GEMMA_MODEL
 from soundomni.experts.checkpoints.stable_audio_export import (
     CONFIG_FILE,
     OBJECTIVES,
@@ -33,6 +34,7 @@ from soundomni.experts.checkpoints.stable_audio_export import (
     resolved,
     tensors_of,
 )
+from soundomni.experts.checkpoints.stable_audio_export_notes import notes_of
 from soundomni.experts.checkpoints.stable_audio_import import facts_of
 from soundomni.experts.checkpoints.stable_audio_layout import CODEC, LATENT, buffers_of
 from soundomni.experts.checkpoints.stable_audio_model_config import HINTS, NUM_FREQUENCIES, NUMBER, Condition, ModelConfig
@@ -44,8 +46,8 @@ SECONDS = 120.0
 
 def export_third(
     model: SoundOmni, folder: Path, *, codec: Mapping[str, Tensor], codec_config: Mapping[str, Any], dtype: torch.dtype = torch.float32
-) -> None:
-    """Write a model into an empty folder.
+) -> tuple[str, ...]:
+    """Write a model into an empty folder, and return what stable-audio-3 does otherwise, one sentence each.
 
     Args:
         model: a model with the backbone `dit-3`, as `soundomni import stable-audio` writes it.
@@ -57,12 +59,19 @@ def export_third(
     Raises:
         SpecError: stable-audio-3 does not have such a part.
     """
-    config = _config_of(resolved(model.spec))
+    spec = resolved(model.spec)
+    config = _config_of(spec)
     tensors = tensors_of(model, config, by=BY) | dict(buffers_of(facts_of(config)))
     tensors |= {f"{CODEC}{name}": tensor for name, tensor in codec.items()}
     write_tensors({name: tensor.detach().cpu().to(dtype).contiguous().clone() for name, tensor in tensors.items()}, folder / WEIGHTS_FILE)
     written = json.dumps(_written(config, codec_config), indent=2)
     (folder / CONFIG_FILE).write_text(written + "\n", encoding="utf-8")
+    made = spec.used[LATENT]
+    notes = notes_of(spec, by=BY)
+    if made.headroom != HEADROOM or made.window is not None:
+        length = f"{made.headroom:g} s behind its end" + ("" if made.window is None else f", or {made.window:g} s if that is longer")
+        notes += (f"a clip is made with {length} here; {BY} makes {HEADROOM:g} s behind its end",)
+    return notes
 
 
 def _config_of(model: ModelSpec) -> ModelConfig:
@@ -113,6 +122,7 @@ def _condition(name: str, spec: ModalitySpec) -> Condition:
         check_has(BY, {f"{key}.encoder.num_frequencies": (arguments["num_frequencies"], (NUM_FREQUENCIES,))})
         settings = {argument: arguments[argument] for argument in ("least", "most", "features")}
     else:
+        check_has(BY, {f"{key}.encoder.name": (arguments["name"], (T5GEMMA_MODEL,))})
         if arguments["pad_to"] is None:
             raise SpecError(f"{key}.encoder.pad_to is null, but {BY} pads all texts, so this model cannot be exported to it")
         settings = {"name": arguments["name"], "max_length": arguments["pad_to"]}

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from soundomni.core.spec.schema import ModelSpec, Slot
+from soundomni.experts.checkpoints.stable_audio_3_config import T5GEMMA
 from soundomni.experts.checkpoints.stable_audio_layout import LATENT
 from soundomni.experts.checkpoints.stable_audio_model_config import NUMBER, NUMBERS, T5
+
+TEXTS = (T5, T5GEMMA)
+"""Encoders of texts that other projects have."""
 
 
 def notes_of(model: ModelSpec, *, by: str, clamps: bool = True, takes_main: bool = True) -> tuple[str, ...]:
@@ -24,12 +28,12 @@ def notes_of(model: ModelSpec, *, by: str, clamps: bool = True, takes_main: bool
         notes += _encoder(name, slot, by, clamps=clamps, takes_main=takes_main)
     for template in model.prompt:
         slot = encoders[template.of or ""]
-        usual = "{caption}" if slot.class_path == T5 else NUMBERS.get(template.of or "")
+        usual = "{caption}" if slot.class_path in TEXTS else NUMBERS.get(template.of or "")
         if usual is not None and template.text != usual:
             told = f"model.prompt writes '{template.text}' for {template.of}, not '{usual}'"
             notes.append(f"{told}; write the same for {by}")
     made = model.used[LATENT]
-    if made.codec is not None and not made.codec.init_args["sample_latents"]:
+    if made.codec is not None and not made.codec.init_args.get("sample_latents", True):
         notes.append(f"the codec encodes clips as the mean of their latents here; {by} draws a sample of them")
     return tuple(notes)
 
@@ -38,7 +42,7 @@ def _encoder(name: str, slot: Slot, by: str, *, clamps: bool, takes_main: bool) 
     arguments = slot.init_args
     if slot.class_path == NUMBER and clamps and not arguments["clamp"]:
         yield f"{name} out of its range is refused here; {by} takes the nearest number"
-    if slot.class_path == T5 and not arguments["truncate"]:
+    if slot.class_path in TEXTS and not arguments["truncate"]:
         yield f"texts of {name} with more than {arguments['pad_to']} tokens are refused here; {by} cuts them"
-    if slot.class_path == T5 and takes_main and arguments["revision"] is not None:
+    if slot.class_path in TEXTS and takes_main and arguments["revision"] is not None:
         yield f"the T5 of {name} is the revision {arguments['revision']} here; {by} takes that of the main branch"

@@ -51,8 +51,6 @@ SAMPLERS: Mapping[str, Any] = {
     "rf_denoiser": {"class_path": "pingpong", "init_args": {"num_steps": 8}},
 }
 """Objective → the sampler with which stable-audio-tools uses such a model by default; its Euler steps of a flow are those of `ddim`."""
-THIRD_SCHEDULE = {"spacing": "log-snr", "log_snr": [-6.2, 2.0]}
-"""Where the steps of Stable Audio 3's samplers lie by default."""
 _UNUSED = {"training-average": _COUNTERS | {f"{TRAINING}{DIT}": "the last weights; their average is used instead"}}
 """Layout → beginning of a name → why tensors of such names are not used."""
 
@@ -256,7 +254,7 @@ def _sampling(config: ModelConfig) -> dict[str, Any]:
         return {"sampler": SAMPLERS[config.objective], "guidance": {"scale": scale}, "window": window}
     sampler = SAMPLERS[config.objective]
     if config.objective != "v":
-        sampler = {**sampler, "init_args": {**sampler["init_args"], "schedule": THIRD_SCHEDULE}}
+        sampler = {**sampler, "init_args": {**sampler["init_args"], "schedule": config.schedule}}
     return {"sampler": sampler, "guidance": {"scale": scale, "parallel": 0.0}, "headroom": HEADROOM}
 
 

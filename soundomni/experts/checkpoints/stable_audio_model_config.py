@@ -70,6 +70,7 @@ class ModelConfig:
         global_ids: those that enter globally, in the order of their columns.
         inpaints: whether it sees known frames of a clip.
         unused: keys of the config that do not matter.
+        schedule: where the steps of its sampler lie, if the config says so.
     """
 
     sample_rate: int
@@ -84,6 +85,7 @@ class ModelConfig:
     inpaints: bool
     unused: tuple[str, ...]
     plugin: Literal["dit", "dit-3"] = "dit"
+    schedule: Mapping[str, Any] | None = None
 
 
 def parse_model_config(tree: Any, *, conditioners: Mapping[str, Callable[[Section], dict[str, Any]]] | None = None) -> ModelConfig:
