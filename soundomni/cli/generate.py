@@ -233,8 +233,9 @@ def own_device(device: str) -> str:
 def generate_together(model: SoundOmni | Chain, requests: list[Request], out: Path, **settings: Any) -> list[Written] | None:
     """Make clips in several processes, each every n-th batch, and return all of them in the first one, None in the others.
 
-    Names and contents of the files are those of a single process, because its batches are divided and not their clips. The other arguments
-    are those of `generate_files`. prompts.jsonl is written at the end, also if a process fails, for the clips that are there.
+    Names and contents of the files are those of a single process, because its batches are divided and not their clips. The other
+    arguments are those of `generate_files`. prompts.jsonl is written at the end, in the order of the clips. If a process fails or is
+    stopped, it still has the lines of the clips that are there, except those of a process that was killed.
     """
     import torch
 
@@ -244,7 +245,7 @@ def generate_together(model: SoundOmni | Chain, requests: list[Request], out: Pa
     from soundomni.train.parallel import open_world
 
     cpu = torch.device("cpu")  # only plain objects are exchanged
-    with open_world(ParallelSpec(), device=cpu, timeout=PATIENCE) as world, contextlib.ExitStack() as claims:
+    with stopping_like_ctrl_c(), open_world(ParallelSpec(), device=cpu, timeout=PATIENCE) as world, contextlib.ExitStack() as claims:
         first = world.share(lambda: claims.enter_context(claimed_numbers(out, len(requests))))
         mine: list[tuple[int, Written]] = []
         begun = 0
@@ -254,26 +255,47 @@ def generate_together(model: SoundOmni | Chain, requests: list[Request], out: Pa
                 try:
                     for i, clip in enumerate(generate_files(model, list(group), out, **settings, first_number=first + begun)):
                         mine.append((begun + i, clip))
-                except Exception as error:  # of any kind: clips that are there get their lines first
+                except BaseException as error:  # of any kind: clips that are there get their lines first
+                    if not isinstance(error, Exception):
+                        for _, clip in mine:
+                            append_line(out / PROMPTS, _line(clip))
+                        raise
                     failure = error
             begun += len(group)
         told: Exception | None = failure
         if failure is not None and not isinstance(failure, SoundOmniError | OSError):
             told = DataError(f"the process with RANK {world.rank} has failed: {message_of(failure)}")
+        found, writes = [mine], True  # each process writes its own lines, unless they meet
         try:
             failures, found = [one for one in world.gather(told) if one is not None], world.gather(mine)
+            writes = world.is_main
         except RuntimeError as error:
             stopped = "another process has stopped. The clips of this one are written; start the command again for the others"
-            failures, found = [DataError(f"{stopped} ({message_of(error)})")], [mine]
-        written = [clip for _, clip in sorted((pair for part in found for pair in part), key=lambda pair: pair[0])]
-        if world.is_main:
-            for clip in written:
+            failures = [DataError(f"{stopped} ({message_of(error)})")]
+        finally:
+            written = [clip for _, clip in sorted((pair for part in found for pair in part), key=lambda pair: pair[0])]
+            for clip in written if writes else ():
                 append_line(out / PROMPTS, _line(clip))
         if failure is not None and failure is not told:
             raise failure
         if failures:
             raise failures[0]
         return written if world.is_main else None
+
+
+@contextlib.contextmanager
+def stopping_like_ctrl_c() -> Iterator[None]:
+    """Let a request to stop, which torchrun sends if another process has died, end this process as Ctrl-C does: nothing is left behind."""
+    import signal
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def generate_files(

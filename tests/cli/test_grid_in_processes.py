@@ -63,7 +63,7 @@ def test_clips_keep_their_lines_if_a_process_fails(tmp_path: Path) -> None:
 
 
 STOPPING = """
-import contextlib, io, os, sys
+import contextlib, io, os, signal, sys
 from soundomni.cli import generate
 from soundomni.cli.main import main
 
@@ -71,22 +71,33 @@ make, mine = generate.generate_files, os.environ["RANK"] == "1"
 *arguments, how, told = sys.argv[1:]
 
 def stopping(*arguments, **options):
-    if mine:
-        if how == "killed":
-            os._exit(0)
+    if mine and how == "killed":
+        os._exit(0)
+    if mine and how == "failed":
         raise MemoryError("no memory left")
     yield from make(*arguments, **options)
+    if mine:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 generate.generate_files = stopping
 errors = io.StringIO()
 with contextlib.redirect_stderr(errors):
     status = main(arguments)
+if mine and how == "terminated":
+    sys.exit(0 if status == 130 else 20 + status)
 assert mine or told in errors.getvalue(), errors.getvalue()
 sys.exit(0 if status == (1 if mine else 2) else 10 + status)
 """
 
 
-@pytest.mark.parametrize(("how", "told"), [("killed", "another process has stopped"), ("failed", "process with RANK 1 has failed")])
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("killed", "another process has stopped"),
+        ("failed", "process with RANK 1 has failed"),
+        ("terminated", "another process has stopped"),
+    ],
+)
 def test_a_process_that_ends_early_is_one_line_for_the_others(how: str, told: str, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(STOPPING)
@@ -94,7 +105,8 @@ def test_a_process_that_ends_early_is_one_line_for_the_others(how: str, told: st
     grid.write_text("prompt: [two clicks, white noise]\nseconds: 0.3\nsteps: 1\n")
     command = ["generate", "--model", "nano", "--grid", str(grid), "--batch", "1", "--no-pictures", "--out", str(out), how, told]
     run_in_two_processes(program, *command)
-    assert len((out / "prompts.jsonl").read_text().splitlines()) == len(list(out.glob("*.wav"))) == 1
+    clips = 2 if how == "terminated" else 1
+    assert len((out / "prompts.jsonl").read_text().splitlines()) == len(list(out.glob("*.wav"))) == clips
     assert not list(out.glob(".*"))
 
 
