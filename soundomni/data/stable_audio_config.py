@@ -71,7 +71,7 @@ def read_datasets(tree: Any, clips: Clips) -> Translation:
         name = _name(section, datasets)
         section.close()
         entry: dict[str, Any] = {"source": source.slot} | ({"tasks": dict(clips.tasks)} if clips.tasks is not None else {})
-        datasets[name] = entry | ({"max_seconds": source.seconds} if source.seconds is not None else {}) | source.plugins
+        datasets[name] = entry | ({"max_seconds": source.seconds} if source.seconds is not None else {}) | dict(source.plugins)
     return Translation({"data": {"datasets": datasets}}, tuple(notes))
 
 
