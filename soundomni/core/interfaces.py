@@ -890,15 +890,16 @@ class Filter:
     def describe(self, item: Item) -> Item | str:
         """Return the item, perhaps with other captions, questions and attributes, or the reason why it is left out.
 
-        Called once for each item while the data is listed; nothing is decoded. By default the item is used as it is.
+        Called once for each item while the data is listed; nothing is decoded. A dataset that computes its items on demand is listed
+        completely if one of its filters has this method. Captions are a tuple of texts. By default the item is used as it is.
         """
         return item
 
     def reject(self, item: Item, waveform: np.ndarray, sample_rate: int) -> str | None:
         """Return the reason why a clip that has been read is left out, or None to use it.
 
-        Called with the part of the clip that is used, before augmentations. Texts cannot change any more: batches are planned
-        before clips are read. By default every clip is used.
+        Called with the part of the clip that is used, before augmentations, and by several threads at once. Texts cannot
+        change any more: batches are planned before clips are read. By default every clip is used.
 
         Args:
             item: the item, as `describe` returned it.
@@ -906,6 +907,12 @@ class Filter:
             sample_rate: rate of the file in Hz.
         """
         return None
+
+
+SLOWEST, FASTEST = 0.1, 10.0
+"""Least and largest tempo of an augmentation; others would be a fault of it."""
+TEMPO_ROUNDING = 16
+"""Samples by which a changed clip may differ from S / `tempo`."""
 
 
 class Augmentation:
@@ -916,14 +923,18 @@ class Augmentation:
     """
 
     def tempo(self, draws: np.random.Generator) -> float:
-        """Return how many times as fast the clip becomes: with 2, it lasts half as long. By default 1.
+        """Return how many times as fast the clip becomes: with 2, it lasts half as long; at least 0.1 (SLOWEST) and at
+        most 10 (FASTEST). By default 1.
 
         It is asked before the clip is read; `change` then gets a generator that draws the same.
         """
         return 1.0
 
     def change(self, waveform: np.ndarray, sample_rate: int, draws: np.random.Generator) -> np.ndarray:
-        """Return the changed clip, float32 with as many channels, and S / `tempo` samples up to rounding. By default nothing changes.
+        """Return the changed clip, float32 and finite, with as many channels, and S / `tempo` samples up to 16 (TEMPO_ROUNDING). By
+        default nothing changes.
+
+        Several threads call it at once.
 
         Args:
             waveform: the part of the clip that is used, float32 `[C, S]`, which it must not change in place.

@@ -16,15 +16,11 @@ from enum import IntEnum
 import numpy as np
 
 from soundomni.core.errors import PluginError
-from soundomni.core.interfaces import Augmentation, Dataset, Item
+from soundomni.core.interfaces import FASTEST, SLOWEST, TEMPO_ROUNDING, Augmentation, Dataset, Item
 from soundomni.core.sequence import Role, Sample, Segment
 from soundomni.core.waveform import fit_length
 from soundomni.data.audio import fit_announced
 from soundomni.data.samples import Crop
-
-SLOWEST, FASTEST = 0.1, 10.0
-"""Tempos outside these are refused: they would be faults of an augmentation."""
-_ROUNDING = 16  # samples by which a changed clip may differ from its announced length
 
 
 class _Purpose(IntEnum):
@@ -122,7 +118,7 @@ def _checked(name: str, before: np.ndarray, after: np.ndarray, tempo: float) -> 
     """Return a changed clip, of S / tempo samples. Raise PluginError unless it is one."""
     expected = max(1, round(before.shape[1] / tempo))
     good = isinstance(after, np.ndarray) and after.dtype == np.float32 and after.ndim == 2 and len(after) == len(before)
-    if not good or abs(after.shape[1] - expected) > _ROUNDING:
+    if not good or abs(after.shape[1] - expected) > TEMPO_ROUNDING:
         found = f"{after.dtype} {list(after.shape)}" if isinstance(after, np.ndarray) else type(after).__name__
         raise PluginError(f"augmentation '{name}' returned {found}; expected float32 {[len(before), expected]}")
     if not np.isfinite(after).all():

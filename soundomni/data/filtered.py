@@ -5,7 +5,7 @@ Shape letters: C audio channels, S samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -23,7 +23,7 @@ class Filtered(Dataset):
         filters: name → filter, in the order in which they are asked; each gets the item as the one before returned it.
 
     Raise DataError if no clip is left, SpecError for a filter of encoded clips that wants to hear them, and PluginError for one that
-    returns something else than an item or a reason, or an item of another clip.
+    returns something else than an item or a reason, an item of another clip, or texts of a wrong type.
     """
 
     def __init__(self, dataset: Dataset, filters: Mapping[str, Filter]) -> None:
@@ -31,23 +31,23 @@ class Filtered(Dataset):
         self._filters = dict(filters)
         if dataset.encoding is not None:
             _check_encoded(filters)
+        self._describing = {name: one for name, one in filters.items() if type(one).describe is not Filter.describe}
         self._skipped: list[Skip] = []
-        self._items: list[Item] = []
-        self._indices: list[int] = []
-        for index in range(len(dataset)):
-            item = self._described(dataset.item(index))
-            if item is not None:
-                self._items.append(item)
-                self._indices.append(index)
-        if not self._items and self._skipped:
+        self._items: list[Item] | None = None
+        self._indices: Sequence[int] = range(len(dataset))
+        if self._describing:
+            found = ((index, self._described(dataset.item(index))) for index in self._indices)
+            kept = {index: item for index, item in found if item is not None}
+            self._items, self._indices = list(kept.values()), list(kept)
+        if not self._indices and self._skipped:
             first = self._skipped[0]
             raise DataError(f"the filters leave out all {len(self._skipped):,} clips; the first, '{first.key}': {first.reason}")
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._indices)
 
     def item(self, index: int) -> Item:
-        return self._items[index]
+        return self._dataset.item(index) if self._items is None else self._items[index]
 
     def load(self, index: int) -> tuple[np.ndarray, int]:
         """Return float32 `[C, S]` and the file's rate. Raise UnreadableAudioError, or RejectedAudioError."""
@@ -69,9 +69,14 @@ class Filtered(Dataset):
     def skipped(self) -> tuple[Skip, ...]:
         return (*self._dataset.skipped, *self._skipped)
 
+    @property
+    def generated_from(self) -> str | None:
+        """That of the dataset if the filters only hear clips; None if they describe items, which are then all listed."""
+        return self._dataset.generated_from if self._items is None else None
+
     def _described(self, item: Item) -> Item | None:
         """Return an item as the filters describe it, or None if one leaves it out, which is noted."""
-        for name, one in self._filters.items():
+        for name, one in self._describing.items():
             found = one.describe(item)
             if isinstance(found, str):
                 self._skipped.append(Skip(item.key, one_line(found) or "it gives no reason", "unsuitable", _group(name)))
@@ -79,11 +84,12 @@ class Filtered(Dataset):
             if not isinstance(found, Item) or _clip(found) != _clip(item):
                 given = f"an item of another clip, '{found.key}'" if isinstance(found, Item) else shown(found)
                 raise PluginError(f"filter '{name}' returned {given} for '{item.key}'; expected an item of this clip, or a reason")
+            _check_texts(name, item, found)
             item = found
         return item
 
     def _heard(self, index: int, waveform: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
-        item = self._items[index]
+        item = self.item(index)
         for name, one in self._filters.items():
             reason = one.reject(item, waveform, rate)
             if reason is not None:
@@ -93,6 +99,22 @@ class Filtered(Dataset):
 
 def _clip(item: Item) -> tuple[str, int, int]:
     return item.key, item.num_samples, item.sample_rate
+
+
+def _check_texts(name: str, before: Item, after: Item) -> None:
+    """Raise PluginError if a filter wrote texts of a wrong type."""
+    if after.captions is not before.captions and not _are_texts(after.captions):
+        given = shown(after.captions)
+        raise PluginError(f"filter '{name}' returned the captions {given} for '{before.key}'; expected a tuple of texts")
+    if after.questions is before.questions:
+        return
+    if not isinstance(after.questions, tuple) or not all(_are_texts(pair) and len(pair) == 2 for pair in after.questions):
+        given = shown(after.questions)
+        raise PluginError(f"filter '{name}' returned the questions {given} for '{before.key}'; expected a tuple of (question, answer)")
+
+
+def _are_texts(values: object) -> bool:
+    return isinstance(values, tuple) and all(isinstance(value, str) for value in values)
 
 
 def _group(name: str) -> str:

@@ -72,8 +72,8 @@ class PackedLoader(Iterator[Step]):
 
     Raise SpecError for numbers that do not fit together. Iterating raises DataError if nothing can be used.
 
-    `check_skip_limit` of soundomni/data/reports.py judges from the counts of all ranks whether too many clips are
-    unreadable.
+    `check_skip_limit` and `check_any_kept` of soundomni/data/reports.py judge from the counts of all ranks whether too many clips are
+    unreadable, and whether filters leave out all of them.
     """
 
     def __init__(
@@ -128,6 +128,11 @@ class PackedLoader(Iterator[Step]):
     def unreadable(self) -> tuple[Skip, ...]:
         """The first 100 clips that this rank could not read so far, in order."""
         return self._reader.unreadable.skips
+
+    @property
+    def rejected(self) -> tuple[Skip, ...]:
+        """The first 100 clips that filters left out after this rank had read them, in order."""
+        return self._reader.rejected.skips
 
     def preview_batches(self, count: int) -> list[PackedBatch]:
         """Return the next `count` global batches, the same on every rank. The position does not move, and the steps that they belong to

@@ -1,10 +1,10 @@
 """Reports of left-out items, each named once, without flooding the log, and the decision when too many are
-unreadable."""
+unreadable, or none is left."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
 from soundomni.core.errors import DataError, none_of
@@ -13,7 +13,7 @@ from soundomni.core.interfaces import Skip
 logger = logging.getLogger("soundomni.data")
 
 MIN_SEEN = 20
-"""Clips that must have been seen before their unreadable share may stop a run: one broken file out of five is not a
+"""Clips that must have been seen before those that are left out may stop a run: one broken file out of five is not a
 pattern yet."""
 
 _NAMED = 3  # items named in one line
@@ -74,6 +74,19 @@ def check_skip_limit(unreadable: float, seen: float, *, limit: float, skips: Seq
     if unreadable and seen >= MIN_SEEN and unreadable > limit * seen:
         named = f": {name_first(skips)}" if skips else ""
         raise DataError(f"{unreadable:.0f} of {seen:.0f} clips could not be read, more than data.skip_limit = {limit:g} allows{named}")
+
+
+def check_any_kept(counts: Mapping[str, float], *, skips: Sequence[Skip]) -> None:
+    """Raise DataError if at least MIN_SEEN clips were tried, and each of them was rejected or unreadable.
+
+    Args:
+        counts: `seen`, `unreadable` and `rejected`, see Step.
+        skips: some of the rejected clips.
+    """
+    seen, unreadable, rejected = (counts.get(name, 0.0) for name in ("seen", "unreadable", "rejected"))
+    if rejected and seen >= MIN_SEEN and unreadable + rejected >= seen:
+        first = f"; the first, '{skips[0].key}': {skips[0].reason}" if skips else ""
+        raise DataError(f"the filters leave out all {rejected:,.0f} clips that were read{first}. Change data.datasets.NAME.filters")
 
 
 def why_unusable(count: int, noun: str, where: str, skipped: Sequence[Skip]) -> str:

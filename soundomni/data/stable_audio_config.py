@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
@@ -20,6 +20,9 @@ _LOADING = {
     "epoch_steps": "a run counts steps",
     "resampled_shards": "each clip is drawn once per pass",
 }
+_AUDIO_PLUGINS: Mapping[str, Any] = {"filters": {"silence": "silence"}, "augmentations": {"flip": "phase-flip"}}
+"""What stable-audio-tools does to all clips of audio, without a key: half of them change their sign, after silent ones are left out."""
+_SILENCE_NOTE = "the filter silence judges the RMS level of a clip; there, clips whose peak is below -60 dB are left out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,24 +67,38 @@ def read_datasets(tree: Any, clips: Clips) -> Translation:
     notes += top.ignore(_LOADING)
     top.close()
     datasets: dict[str, Any] = {}
-    for section, (source, seconds) in zip(sections, read, strict=True):
+    for section, source in zip(sections, read, strict=True):
         name = _name(section, datasets)
         section.close()
-        entry: dict[str, Any] = {"source": source} | ({"tasks": dict(clips.tasks)} if clips.tasks is not None else {})
-        datasets[name] = entry | ({"max_seconds": seconds} if seconds is not None else {})
+        entry: dict[str, Any] = {"source": source.slot} | ({"tasks": dict(clips.tasks)} if clips.tasks is not None else {})
+        datasets[name] = entry | ({"max_seconds": source.seconds} if source.seconds is not None else {}) | dict(source.plugins)
     return Translation({"data": {"datasets": datasets}}, tuple(notes))
 
 
-Sources = tuple[list[tuple[dict[str, Any], float | None]], list[str]]
-"""The slot and the longest clip of each dataset, and notes."""
+@dataclass(frozen=True)
+class Source:
+    """A dataset of a config.
+
+    Args:
+        slot: its slot.
+        seconds: longest clip; None for any.
+        plugins: its filters and augmentations, as keys of its entry in the spec.
+    """
+
+    slot: dict[str, Any]
+    seconds: float | None
+    plugins: Mapping[str, Any] = field(default_factory=dict)
+
+
+Sources = tuple[list[Source], list[str]]
+"""The datasets, and notes."""
 
 
 def _folders(top: Section, sections: list[Section], clips: Clips) -> Sources:
     """Read folders of audio files."""
     _check_crop(top)
     sources = [_slot("audio-folder", {"path": one.take("path", str), "captions": clips.captions}) for one in sections]
-    notes = ["silent clips are not left out, and no clip changes its sign; there, half of them do"]
-    return [(source, clips.seconds) for source in sources], notes
+    return [Source(source, clips.seconds, _AUDIO_PLUGINS) for source in sources], [_SILENCE_NOTE]
 
 
 def _shards(top: Section, sections: list[Section], clips: Clips) -> Sources:
@@ -90,8 +107,8 @@ def _shards(top: Section, sections: list[Section], clips: Clips) -> Sources:
         top.expect(name, False, by="the dataset webdataset", default=False)
     _check_crop(top)
     unused = {
-        "silence_threshold": "silence is not removed",
-        "max_silence_duration": "silence is not removed",
+        "silence_threshold": "silence within clips is not removed",
+        "max_silence_duration": "silence within clips is not removed",
         "volume_norm_param": "volumes stay",
         "latent_crop_length": "clips are audio",
     }
@@ -104,7 +121,7 @@ def _shards(top: Section, sections: list[Section], clips: Clips) -> Sources:
                 f'Copy them, as `aws s3 sync {place} FOLDER` does, and write "path": "FOLDER" in place of it'
             )
     sources = [_slot("webdataset", {"path": one.take("path", str), "captions": clips.captions}) for one in sections]
-    return [(source, clips.seconds) for source in sources], notes
+    return [Source(source, clips.seconds, _AUDIO_PLUGINS) for source in sources], [*notes, _SILENCE_NOTE]
 
 
 def _encoded(top: Section, sections: list[Section], clips: Clips) -> Sources:
@@ -123,7 +140,7 @@ def _encoded(top: Section, sections: list[Section], clips: Clips) -> Sources:
         seconds = None if frames is None else in_seconds(frames * clips.downsampling_ratio, clips.sample_rate)
         if seconds is not None and not random:
             notes.append(f"random_crop is false, but clips of '{one.key}' that are longer than {seconds:g} s are cut at a random place")
-        found.append((_slot("encoded", {"path": one.take("path", str), **sizes}), seconds))
+        found.append(Source(_slot("encoded", {"path": one.take("path", str), **sizes}), seconds))
     return found, notes
 
 
@@ -143,8 +160,8 @@ def _refuse_hook(section: Section) -> None:
     file = shown(section.take(HOOK, str))
     raise SpecError(
         f"{join(section.key, HOOK)} is {file}, which is never run here. Write prompts into NAME.json next to each clip, or "
-        "into a table for the dataset manifest; to compute them or to leave out clips, write a dataset (`soundomni plugins "
-        "new dataset NAME`)"
+        "into a table for the dataset manifest; to compute them or to leave out clips, write a filter (`soundomni plugins "
+        "new filter NAME`)"
     )
 
 

@@ -5,21 +5,18 @@ Shape letters: C audio channels, S samples, T tokens, F feature dimensions.
 
 from __future__ import annotations
 
-import threading
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
 
-from soundomni.core.interfaces import Augmentation
-from soundomni.testing.suite import ConformanceSuite, seeded
+from soundomni.core.interfaces import FASTEST, SLOWEST, TEMPO_ROUNDING, Augmentation
+from soundomni.testing.suite import ConformanceSuite, in_threads, seeded
 
 SEEDS = range(12)
 SIZES = ((1, 1, 8000), (1, 2, 8000), (2, 777, 16000), (2, 12000, 44100), (6, 100, 8000))
 """(channels, samples, rate) of the suite's clips."""
-ROUNDING = 16
-"""Samples by which a clip may differ from S / tempo."""
 
 
 class AugmentationSuite(ConformanceSuite):
@@ -46,8 +43,8 @@ class AugmentationSuite(ConformanceSuite):
         made = self.built()
         for seed in SEEDS:
             tempo = made.tempo(_draws(seed))
-            good = isinstance(tempo, float | int) and 0.1 <= tempo <= 10.0
-            self.require(good, "tempo", f"tempo is {tempo!r}; expected 0.1 to 10")
+            good = isinstance(tempo, float | int) and SLOWEST <= tempo <= FASTEST
+            self.require(good, "tempo", f"tempo is {tempo!r}; expected {SLOWEST:g} to {FASTEST:g}")
 
     def test_change(self) -> None:
         """A changed clip is float32, finite, with as many channels and S / tempo samples up to rounding; also one of a single sample."""
@@ -59,7 +56,7 @@ class AugmentationSuite(ConformanceSuite):
                 good = isinstance(found, np.ndarray) and found.dtype == np.float32 and found.ndim == 2 and len(found) == len(waveform)
                 given = f"{getattr(found, 'dtype', type(found).__name__)} {list(getattr(found, 'shape', ()))}"
                 message = f"change of {list(waveform.shape)} gave {given}; expected float32 {[len(waveform), expected]}"
-                self.require(good and abs(found.shape[1] - expected) <= ROUNDING, "change", message)
+                self.require(good and abs(found.shape[1] - expected) <= TEMPO_ROUNDING, "change", message)
                 self.require(bool(np.isfinite(found).all()), "change", "change gave samples that are not finite")
 
     def test_silence(self) -> None:
@@ -94,21 +91,12 @@ class AugmentationSuite(ConformanceSuite):
     def test_threads(self) -> None:
         """Several threads may use one augmentation."""
         made, clips = self.built(), list(self.clips())
-        expected = [made.change(waveform, rate, _draws(7)).tobytes() for waveform, rate in clips]
-        found: list[list[bytes]] = []
-        failed: list[Exception] = []
 
-        def work() -> None:
-            try:
-                found.append([made.change(waveform, rate, _draws(7)).tobytes() for waveform, rate in clips])
-            except Exception as error:
-                failed.append(error)
+        def changed() -> list[bytes]:
+            return [made.change(waveform, rate, _draws(7)).tobytes() for waveform, rate in clips]
 
-        threads = [threading.Thread(target=work) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        expected = changed()
+        found, failed = in_threads(changed)
         good = not failed and all(one == expected for one in found)
         self.require(good, "threads", f"four threads got other clips than one{f': {failed[0]}' if failed else ''}")
 

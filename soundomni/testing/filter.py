@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from soundomni.core.interfaces import Filter, Item
-from soundomni.testing.suite import ConformanceSuite, seeded
+from soundomni.testing.suite import ConformanceSuite, in_threads, seeded
 
 RATES = (8000, 44100)
 SECONDS = (0.001, 0.5, 3.0)
@@ -85,6 +85,19 @@ class FilterSuite(ConformanceSuite):
             clip = np.random.default_rng(0).uniform(-0.5, 0.5, (1, item.num_samples)).astype(np.float32)
             found = [one.reject(item, clip, item.sample_rate) for one in (first, second)]
             self.require(found[0] == found[1], "stable", f"reject('{item.key}') differs in another instance: {found}")
+
+    def test_threads(self) -> None:
+        """Several threads may use one filter."""
+        made, items = self.built(), [made for made in map(self.built().describe, self.items()) if isinstance(made, Item)]
+        clips = [np.random.default_rng(0).uniform(-0.5, 0.5, (1, item.num_samples)).astype(np.float32) for item in items]
+
+        def reasons() -> list[str | None]:
+            return [made.reject(item, clip, item.sample_rate) for item, clip in zip(items, clips, strict=True)]
+
+        expected = reasons()
+        found, failed = in_threads(reasons)
+        good = not failed and all(one == expected for one in found)
+        self.require(good, "threads", f"four threads got other answers than one{f': {failed[0]}' if failed else ''}")
 
     def _one_line(self, clause: str, given: str, reason: str) -> None:
         good = bool(reason.strip()) and len(reason.splitlines()) == 1

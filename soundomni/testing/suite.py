@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from soundomni.core.interfaces import KINDS
 from soundomni.core.spec import registry
 
 PREFIX = "test_"
+T = TypeVar("T")
 
 
 def _checked(method: Callable[..., Any], clause: str) -> Callable[..., Any]:
@@ -150,6 +152,25 @@ def seeded(make: Callable[[], Any], seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
+
+
+def in_threads(work: Callable[[], T], count: int = 4) -> tuple[list[T], list[Exception]]:
+    """Call `work` in several threads at once, and return what it returned and what it raised."""
+    found: list[T] = []
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            found.append(work())
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found, failed
 
 
 def noise(seed: int, *shape: int) -> Tensor:

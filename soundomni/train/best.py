@@ -21,6 +21,20 @@ def at_timestep(name: str, timestep: float) -> str:
     return f"{LOSS}/{name}@{timestep:g}"
 
 
+def timestep_of(key: str) -> tuple[str, float] | None:
+    """Return the name and the timestep of a number that `at_timestep` named; None for any other number.
+
+    Names of losses have no "/". Those of datasets, which follow one, may have an "@".
+    """
+    name, _, timestep = key.removeprefix(f"{LOSS}/").rpartition("@")
+    if not key.startswith(f"{LOSS}/") or not name or "/" in name:
+        return None
+    try:
+        return name, float(timestep)
+    except ValueError:
+        return None
+
+
 @dataclass
 class Best:
     """The best step so far; a checkpoint stores it, so a resumed run judges as if it had never stopped.

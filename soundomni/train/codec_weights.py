@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from soundomni.core.assembly.uninitialized import without_memory
-from soundomni.core.errors import SoundOmniError, SpecError
+from soundomni.core.errors import ConstructionError, SpecError
 from soundomni.core.interfaces import Codec
 from soundomni.core.spec import registry
 from soundomni.core.spec.schema import Slot, Spec
@@ -55,8 +55,6 @@ def _has_parameters(slot: Slot, *, trust_class_paths: bool) -> bool:
     try:
         with without_memory():
             codec = cast(Codec, registry.build("codec", slot, trust_class_paths=trust_class_paths))
-    except SoundOmniError:
-        raise
-    except Exception:  # a plugin may do anything that needs memory
+    except ConstructionError:  # a plugin may do anything that needs memory
         codec = cast(Codec, registry.build("codec", slot, trust_class_paths=trust_class_paths))
     return next(codec.parameters(), None) is not None

@@ -70,25 +70,27 @@ class HeldOut:
     train: TrainSpec
     should_stop: Callable[[], bool] = lambda: False
     explain: Callable[[BaseException], str] = reason
-    told: set[str] = field(default_factory=set)
+    told: set[tuple[str, str]] = field(default_factory=set)
 
     def __call__(self, step: int) -> dict[str, float]:
         """Return the measured numbers. Every rank must call this at the same step, and gets the same numbers."""
         averaged = self.ema.swapped(self.module) if self.ema is not None else nullcontext()
         timed: dict[str, float] | None = {}
+        part = ""
         with kept_random_state(self.world.device), averaged, _evaluating(self.module), torch.no_grad():
             found, failure = self.world.attempt(self._measure, module=self.module, explain=self.explain)
             if found is not None and failure is None:
                 timed, failure = self.world.attempt(self._at_timesteps, module=self.module, explain=self.explain)
+                part = " at single timesteps" if failure is not None else ""
                 found = None if timed is None and failure is None else found  # asked to stop
         reshard(self.module)
         if failure is not None and self.world.device.type == "cuda":
             torch.cuda.empty_cache()
         if found is not None and not found[-1].any():
-            found, failure = None, f"none of their {sum(len(batch.samples) for batch in self.batches)} clips can be read"
-        if failure is not None and failure not in self.told:
-            self.told.add(failure)
-            what = f"the held-out losses could not be measured at step {step}"
+            found, failure, part = None, f"none of their {sum(len(batch.samples) for batch in self.batches)} clips can be read", ""
+        if failure is not None and (part, failure) not in self.told:
+            self.told.add((part, failure))
+            what = f"the held-out losses{part} could not be measured at step {step}"
             logger.warning("%s; training continues, and this warning is not repeated: %s", what, failure)
         return self._named(*found) | (timed or {}) if found is not None else {}
 
@@ -108,15 +110,19 @@ class HeldOut:
         take about as long as the other losses. Clips and noise are the same at every timestep.
         """
         timed, timesteps = getattr(self.module, "timed_losses", ()), self.train.validating.timesteps
+        if not timed or not timesteps:
+            return {}
         groups: dict[Group, list[PlannedBatch]] = {}
-        for batch in self.batches if timed else ():
+        for batch in self.batches:
             groups.setdefault(batch.group, []).append(batch)
-        some = [batch for own in groups.values() if _makes(own[0]) for batch in own[:: max(1, len(timesteps))]]
-        found = self._losses(some, timesteps) if some and timesteps else []
+        some = [batch for own in groups.values() if _makes(own[0]) for batch in own[:: len(timesteps)]]
+        if not some:
+            return {}
+        found = self._losses(some, timesteps)
         if found is None:
             return None
         measured: dict[str, float] = {}
-        for timestep, (names, counted, sums, _) in zip(timesteps, found, strict=bool(found)):
+        for timestep, (names, counted, sums, _) in zip(timesteps, found, strict=True):
             for i, name in enumerate(names):
                 mean = _mean(sums[:, i], by_element=name in counted) if name in timed else None
                 if mean is not None:
@@ -137,10 +143,11 @@ class HeldOut:
         for number, batch in zip(range(rank, rounds * size, size), chain(own, repeat(empty)), strict=False):  # repeat never ends
             if self.should_stop():
                 return None
+            given = batch.to(self.world.device)
             for timestep, found in zip(timesteps, rows, strict=True):
-                shown = batch if timestep is None else batch.at_timestep(timestep)
+                shown = given if timestep is None else given.at_timestep(timestep)
                 with computing_precision(self.world, self.train):
-                    terms = as_trainable(self.module)(shown.to(self.world.device))
+                    terms = as_trainable(self.module)(shown)
                 names = sorted(name for name in terms if "/" not in name)
                 found.append(torch.stack([torch.stack([value.double() for value in terms[name]]) for name in names]))
             if number < count:

@@ -84,7 +84,7 @@ def first_clips(name: str, loader: PackedLoader, *, enough: int) -> list[Clips]:
         if num_clips >= enough:
             break
     if num_clips == 0:
-        reason = name_first(loader.unreadable) or "give tasks such as generate more weight"
+        reason = name_first(loader.unreadable) or name_first(loader.rejected) or "give tasks such as generate more weight"
         where = f"the first {len(batches)} packed batches have no clip of it to make or to give"
         raise DataError(f"the modality '{name}' cannot be measured on the data: {where}; {reason}")
     return clips

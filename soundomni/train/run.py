@@ -23,7 +23,7 @@ from soundomni.core.pretrained.start import CHECKPOINTS
 from soundomni.core.sequence import PackedBatch
 from soundomni.core.spec.load import resolve
 from soundomni.core.spec.schema import Spec, TrainSpec
-from soundomni.data.reports import check_skip_limit
+from soundomni.data.reports import check_any_kept, check_skip_limit
 from soundomni.train.best import Best, criterion
 from soundomni.train.checkpoint import Checkpointer, find_step, list_checkpoints
 from soundomni.train.codec_training import CodecTraining
@@ -281,18 +281,21 @@ def _steps(parts: Parts, progress: Progress, world: World) -> Iterator[_RankStep
     The loop sums a step's counts over all ranks and steps before it asks for the next one; then the totals are checked.
 
     Raises:
-        DataError: all ranks together could not read more clips than `data.skip_limit` allows.
+        DataError: all ranks together could not read more clips than `data.skip_limit` allows, or filters left out all that they read.
     """
     while True:
         with world.own_errors():
             step = next(parts.loader)
         own = {name: step.counts[name] for name in ("samples", "tokens", "seen", "unreadable", "rejected", "unlisted")}
         shared = {name: step.counts[name] if world.is_main else 0.0 for name in ("refused", "ineligible")}
-        lost = progress.totals.get("unreadable", 0.0)
+        lost, left_out = (progress.totals.get(name, 0.0) for name in ("unreadable", "rejected"))
         is_logged = is_log_step(progress.step + 1, parts.train)
         yield _RankStep([batch.broken_down() if is_logged else batch for batch in step.batches], step.state, own | shared)
         if progress.totals["unreadable"] > lost:  # otherwise a run whose files were repaired could never resume
             _check_unreadable(parts, progress.totals, world)
+        if progress.totals["unreadable"] > lost or progress.totals["rejected"] > left_out:
+            skips = [skip for found in world.gather(parts.loader.rejected) for skip in found]
+            check_any_kept(progress.totals, skips=skips)
 
 
 def _check_unreadable(parts: Parts, totals: Mapping[str, float], world: World) -> None:

@@ -10,6 +10,8 @@ from typing import Protocol
 
 from tqdm import tqdm
 
+from soundomni.train.best import timestep_of
+
 LINE_SHARE, LINE_SECONDS = 0.1, 30.0
 """Share of all steps and number of seconds between two plain lines; both have to pass."""
 
@@ -92,9 +94,9 @@ def by_timestep(step: int, metrics: Mapping[str, float]) -> list[str]:
     """Return a line for each held-out loss that was measured at single timesteps."""
     found: dict[str, list[str]] = {}
     for key, value in metrics.items():
-        name, _, timestep = key.removeprefix("validation/loss/").partition("@")
-        if timestep and key.startswith("validation/loss/"):
-            found.setdefault(name, []).append(f"{timestep}: {value:.4f}")
+        if (named := timestep_of(key)) is not None:
+            name, timestep = named
+            found.setdefault(name, []).append(f"{timestep:g}: {value:.4f}")
     return [f"step {step}: held-out {name} at timestep {', '.join(values)}" for name, values in found.items()]
 
 

@@ -169,6 +169,9 @@ def test_an_autoencoder_trains_by_its_config(tmp_path: Path, music: Path, transl
     assert (loaded.train.optimizer.eps, loaded.train.optimizer.weight_decay, loaded.train.optimizer.clip) == (1e-8, 1e-3, 0.0)
     entry = loaded.data.datasets["my-music"]
     assert entry is not None and entry.max_seconds == 0.1 and entry.source.init_args == {"path": str(music), "captions": False}
+    plugins = {**entry.filters, **entry.augmentations}
+    assert {name: one and one.class_path for name, one in plugins.items()} == {"silence": "silence", "flip": "phase-flip"}
+    assert any("judges the RMS level" in note and "peak is below -60 dB" in note for note in told["notes"])
     assert loaded.data.tokens_per_batch == 4 * (SIZE // FRAME + 2)
     assert "training.learning_rate is ignored: optimizer_configs says the rates" in told["notes"]
     last = trains(spec, tmp_path)
@@ -272,11 +275,14 @@ def test_shards_and_encoded_clips(tmp_path: Path, translate: Any, family: str) -
     datasets = tree["data"]["datasets"]
     if family == "shards":
         source = {"class_path": "webdataset", "init_args": {"path": "shards", "captions": True}}
-        assert datasets == {"a": {"source": source, "tasks": {"generate": 1.0}, "max_seconds": 0.1}}
+        kept = {"filters": {"silence": "silence"}, "augmentations": {"flip": "phase-flip"}}
+        assert datasets == {"a": {"source": source, "tasks": {"generate": 1.0}, "max_seconds": 0.1, **kept}}
+        assert any("judges the RMS level" in note and "peak is below -60 dB" in note for note in told["notes"])
         assert "epoch_steps is ignored: a run counts steps" in told["notes"]
         return
     sizes = {"sample_rate": RATE, "downsampling_ratio": FRAME, "channels": 2}
     assert datasets["latents"]["source"] == {"class_path": "encoded", "init_args": {"path": "made/latents", **sizes}}
+    assert not any(plugins in entry for entry in datasets.values() for plugins in ("filters", "augmentations"))
     assert datasets["latents"]["max_seconds"] == 0.01 and "max_seconds" not in datasets["b"]
     assert any("datasets[0]" in note and "random place" in note for note in told["notes"])
 
@@ -342,6 +348,7 @@ def test_what_a_diffusion_model_asks_in_vain_is_refused(refuse: Any, changes: di
             "dataset_type is 'audio_dri'; expected one of audio_dir, wds, s3, pre_encoded. Did you mean 'audio_dir'?",
         ),
         ({"custom_metadata_module": "md.py"}, "custom_metadata_module is 'md.py', which is never run here. Write prompts into NAME.json"),
+        ({"custom_metadata_module": "md.py"}, "leave out clips, write a filter (`soundomni plugins new filter NAME`)"),
         ({"datasets": [{"id": "a", "path": "x", "custom_metadata_module": "md.py"}]}, "datasets[0].custom_metadata_module is 'md.py'"),
         ({"datasets": [{"id": "a", "path": "x"}, {"id": "A", "path": "y"}]}, "datasets[1].id is 'A', which is taken"),
         ({"datasets": [{"id": "a", "pth": "x"}]}, "datasets[0].path: missing"),

@@ -173,6 +173,61 @@ def test_a_faulty_filter_is_named(ramps, one, found):
         Filtered(ramps(lengths=[9]), {"mine": one})
 
 
+class Writes(Filter):
+    def __init__(self, **texts):
+        self.texts = texts
+
+    def describe(self, item):
+        return replace(item, **self.texts)
+
+
+@pytest.mark.parametrize(
+    ("texts", "found"),
+    [
+        ({"captions": "rain"}, "the captions 'rain' for 'ramp-0'; expected a tuple of texts"),
+        ({"captions": ["rain"]}, "the captions ['rain'] for 'ramp-0'; expected a tuple of texts"),
+        ({"captions": (3,)}, "the captions (3,) for 'ramp-0'; expected a tuple of texts"),
+        ({"captions": None}, "the captions None for 'ramp-0'; expected a tuple of texts"),
+        ({"questions": ("why?",)}, "the questions ('why?',) for 'ramp-0'; expected a tuple of (question, answer)"),
+        ({"questions": (("why?",),)}, "the questions (('why?',),) for 'ramp-0'; expected a tuple of (question, answer)"),
+        ({"questions": [("why?", "so")]}, "the questions [('why?', 'so')] for 'ramp-0'; expected a tuple of (question, answer)"),
+    ],
+)
+def test_a_filter_that_writes_no_texts_is_named(ramps, texts, found):
+    with pytest.raises(PluginError) as caught:
+        Filtered(ramps(lengths=[9]), {"mine": Writes(**texts)})
+    assert str(caught.value) == f"filter 'mine' returned {found}"
+    good = Filtered(ramps(lengths=[9]), {"mine": Writes(captions=("rain", "wind"), questions=(("why?", "so"),))})
+    assert good.item(0).captions == ("rain", "wind") and good.item(0).questions == (("why?", "so"),)
+
+
+class Hears(Filter):
+    def reject(self, item, waveform, sample_rate):
+        return "it is the first" if item.key == "ramp-0" else None
+
+
+def test_filters_that_only_hear_clips_list_nothing(ramps):
+    asked = []
+
+    class Computed(ramps):
+        generated_from = "a seed"
+
+        def item(self, index):
+            asked.append(index)
+            return super().item(index)
+
+    data = Filtered(Computed(lengths=[9] * 7), {"a": Hears(), "silence": build("filter", Slot("silence"))})
+    assert len(data) == 7 and data.skipped == () and asked == []
+    assert data.generated_from == "a seed" and data.item(4).key == "ramp-4" and asked == [4]
+    with pytest.raises(RejectedAudioError, match="^filter 'a' leaves it out: it is the first$"):
+        data.load(0)
+    assert data.load(3)[0].shape == (1, 9)
+    for other in (Writes(captions=("rain",)), build("filter", Slot("length", {"least": 0.0}))):
+        asked.clear()
+        data = Filtered(Computed(lengths=[9] * 7), {"a": Hears(), "other": other})
+        assert data.generated_from is None and asked == list(range(7))
+
+
 def test_encoded_clips_cannot_be_heard_by_a_filter(ramps):
     class Encoded(ramps):
         encoding = "any"

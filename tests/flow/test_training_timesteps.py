@@ -34,7 +34,8 @@ def test_draws_follow_the_quantiles(kind: Timesteps) -> None:
 @settings(deadline=None)  # the first example imports their package
 @given(place=st.floats(0.001, 0.999))
 def test_the_truncated_one_is_that_of_stable_audio_tools(place: float) -> None:
-    sampling = pytest.importorskip("stable_audio_tools.inference.sampling")
+    from stable_audio_tools.inference import sampling
+
     ours = distribution("truncated-logit-normal").at(place, 100)
     drawn = torch.special.ndtri(torch.tensor([1.0 - place]))
     with pytest.MonkeyPatch.context() as patch:
@@ -52,7 +53,8 @@ def test_even_log_snr_is_even() -> None:
 @settings(deadline=None)
 @given(frames=st.integers(1, 6000), time=st.floats(0.01, 0.99))
 def test_a_shift_by_length_is_that_of_stable_audio_tools(frames: int, time: float) -> None:
-    sampling = pytest.importorskip("stable_audio_tools.inference.sampling")
+    from stable_audio_tools.inference import sampling
+
     shift = distribution("uniform", length_shift=(0.5, 1.15)).at(time, frames)
     theirs = sampling.DistributionShift().time_shift(torch.tensor(time, dtype=torch.float64), min(max(frames, 256), 4096))
     assert shift == pytest.approx(float(theirs), abs=1e-9)

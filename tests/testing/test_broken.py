@@ -1249,6 +1249,16 @@ class EverySecond(Filter):
         return item if self.count % 2 else "it is the second"
 
 
+@broken(testing.FilterSuite, "threads", "four threads got other answers than one")
+class SharesACount(Filter):
+    def __init__(self):
+        self.count = 0
+
+    def reject(self, item, waveform, sample_rate):
+        self.count += 1
+        return f"it is number {self.count}"
+
+
 @broken(testing.AugmentationSuite, "tempo", "tempo is 0.0; expected 0.1 to 10")
 class StandsStill(Augmentation):
     def tempo(self, draws):

@@ -9,13 +9,15 @@ from safetensors.torch import save_file
 from tiny_spec import OOBLECK, tiny_spec
 
 from soundomni.cli.main import main
-from soundomni.core.errors import SpecError
+from soundomni.core.errors import ConstructionError, SpecError
 from soundomni.core.spec import yaml_text
 from soundomni.core.spec.load import resolve
 from soundomni.core.spec.registry import build
 from soundomni.core.spec.schema import Slot
+from soundomni.core.spec.slots import map_slots
 from soundomni.train.codec_weights import find_random_codecs
 from soundomni.train.run import run_training
+from soundomni.vae.oobleck import OobleckCodec
 
 STEP = ("train.steps=1", "data.tokens_per_batch=512", f"model.codec={OOBLECK}")
 LINE = (
@@ -58,3 +60,32 @@ def test_validation_of_a_spec_warns(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out)["warnings"][-1] == LINE
     assert main([*command, "--train.random_codec=true"]) == 0
     assert LINE not in json.loads(capsys.readouterr().out)["warnings"]
+
+
+class NeedsMemory(OobleckCodec):
+    """A codec whose constructor reads a value, which nothing has on the meta device."""
+
+    def __init__(self, *, weights: str | None = None) -> None:
+        super().__init__(**yaml_text.parse(OOBLECK, "codec")["init_args"], weights=weights)
+        assert float(sum(one.sum() for one in self.parameters())) != 0.0
+
+
+class Fails(NeedsMemory):
+    """A codec that cannot be built at all."""
+
+    def __init__(self, *, weights: str | None = None) -> None:
+        raise RuntimeError("no luck")
+
+
+def test_a_codec_that_needs_memory_is_judged_too(tmp_path: Path) -> None:
+    def random_codecs(cls: type) -> list[str]:
+        slot = Slot(f"{cls.__module__}.{cls.__qualname__}")
+        spec = map_slots(resolve(tiny_spec(tmp_path / "run")), lambda _, kind, other: slot if kind == "codec" else other)
+        return find_random_codecs(spec, None, trust_class_paths=True)
+
+    (line,) = random_codecs(NeedsMemory)
+    assert (
+        line.startswith("model.codec.weights is null; training needs a file, because codec '") and "NeedsMemory' would have random" in line
+    )
+    with pytest.raises(ConstructionError, match="cannot be constructed: .*no luck"):
+        random_codecs(Fails)

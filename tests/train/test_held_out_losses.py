@@ -16,6 +16,7 @@ from torch.profiler import profile
 
 from soundomni.cli.main import main
 from soundomni.core.errors import CheckpointError, SpecError, UnreadableAudioError
+from soundomni.core.sequence import PackedBatch
 from soundomni.core.spec.schema import ValidationSpec
 from soundomni.data.toys.toy_sounds import ToySounds
 from soundomni.train.best import Best
@@ -110,6 +111,28 @@ def test_a_failure_is_told_once_and_gives_no_numbers(tmp_path: Path, caplog: pyt
         assert measure(5) == measure(7) == {}
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("the held-out losses could not be measured at step 5; training continues") and line.endswith("MemoryError")
+
+
+def test_a_failure_at_single_timesteps_is_told_as_such_and_leaves_the_other_losses(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, numbers: dict[str, float]
+) -> None:
+    measure = held_out(alone(), tmp_path)
+
+    def fail(module: torch.nn.Module, given: tuple[PackedBatch, ...]) -> None:
+        if everywhere or any(clips.timestep is not None for clips in given[0].clips.values()):
+            raise MemoryError
+
+    measure.module.register_forward_pre_hook(fail)
+    everywhere = False
+    with caplog.at_level(logging.WARNING, "soundomni"):
+        assert measure(5) == measure(7) == {name: value for name, value in numbers.items() if "@" not in name}
+        everywhere = True
+        assert measure(9) == {}
+    told = "training continues, and this warning is not repeated: MemoryError"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the held-out losses at single timesteps could not be measured at step 5; {told}",
+        f"the held-out losses could not be measured at step 9; {told}",
+    ]
 
 
 def test_clips_of_which_none_can_be_read_give_no_numbers(
@@ -333,6 +356,10 @@ def test_the_loss_at_a_timestep_may_decide_which_step_is_the_best(tmp_path: Path
     for wrong in ("0.0", "1.0", ".nan"):
         with pytest.raises(SpecError, match=rf"train.validation.timesteps\[1\] is {wrong.lstrip('.')}; expected above 0 and below 1"):
             check_spec(tiny_spec(tmp_path / "run", f"train.validation.timesteps=[0.5, {wrong}]"))
+    for again in ("0.5", "0.50000001"):
+        line = rf"^train.validation.timesteps\[2\] is {again}; expected .* first six digits, but timesteps\[0\] is 0.5. Remove one of them$"
+        with pytest.raises(SpecError, match=line):
+            check_spec(tiny_spec(tmp_path / "run", f"train.validation.timesteps=[0.5, 0.50001, {again}]"))
 
 
 @pytest.mark.parametrize("name", ["validation/los", "loss/ce", "validation/loss/ce/others"])

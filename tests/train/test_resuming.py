@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +152,32 @@ def test_unreadable_clips_are_counted_across_a_resume_and_stop_the_run(tmp_path:
     for file in (tmp_path / "sounds").glob("*.flac"):
         soundfile.write(file, 0.1 * np.random.default_rng(0).standard_normal(3200), 8000)
     assert run_training(tiny_spec(run_dir, folder, strict, "train.steps=40")).step == 40, "repaired files let the run go on"
+
+
+@pytest.mark.parametrize("bad", [0, 6])
+@pytest.mark.parametrize("normalize", ["none", "channel"])
+def test_filters_that_leave_out_every_clip_stop_the_run(normalize: str, bad: int, tmp_path: Path) -> None:
+    folder = broken_folder(tmp_path / "sounds", good=6, bad=bad)
+    strict = "data.datasets.mine.filters={silence: {class_path: silence, init_args: {threshold: -1}}}"
+    arguments = (folder, strict, "data.skip_limit=1.0", f"model.normalize={normalize}", "train.steps=40")
+    with pytest.raises(DataError) as caught:
+        run_training(tiny_spec(tmp_path / "run", *arguments))
+    line = str(caught.value)
+    if normalize == "none":
+        assert re.match(r"the filters leave out all \d+ clips that were read; the first, 'mine:0\d.flac': filter 'silence' leaves it", line)
+    else:
+        assert line.startswith("the modality 'latent' cannot be measured on the data: ") and "more weight" not in line
+        assert ("it is truncated" if bad else "filter 'silence' leaves it out: its level is -") in line
+    assert "\n" not in line
+
+
+def test_a_run_goes_on_if_filters_keep_some_clips(tmp_path: Path) -> None:
+    folder = broken_folder(tmp_path / "sounds", good=6, bad=0)
+    for file in sorted((tmp_path / "sounds").glob("*.flac"))[1:]:
+        soundfile.write(file, np.zeros(3200), 8000)
+    silence = "data.datasets.mine.filters={silence: silence}"
+    assert run_training(tiny_spec(tmp_path / "run", folder, silence, "train.steps=14")).step == 14
+    latest = find_latest(tmp_path / "run" / "checkpoints")
+    assert latest is not None
+    totals = read_state(latest)["progress"]["totals"]
+    assert totals["seen"] == totals["samples"] + totals["rejected"] > 20 and totals["samples"] > 0

@@ -2,6 +2,7 @@
 
 import pytest
 
+from soundomni.train.best import at_timestep, timestep_of
 from soundomni.train.terminal import ProgressLines, open_display
 
 
@@ -39,6 +40,23 @@ def test_held_out_losses_at_timesteps_have_a_line_whenever_they_are_measured(cap
         "step 4: held-out velocity at timestep 0.1: 2.0000, 0.9: 0.5000",
         "step 4: held-out b.velocity at timestep 0.5: 1.0000",
     ]
+
+
+def test_timesteps_are_told_from_names_with_an_at(capsys: pytest.CaptureFixture[str]) -> None:
+    others = ["velocity/a@b", "velocity/a@0.5", "velocity/a@0.5/generate@1", "velocity@soon", "velocity@", "@0.5"]
+    names = [f"validation/loss/{name}" for name in others] + ["loss/velocity@0.5", "validation/loss@0.5", "validation/clips"]
+    assert [timestep_of(name) for name in names] == [None] * len(names)
+    display = ProgressLines(total=200, initial=0, clock=lambda: 0.0)
+    display.show(4, dict.fromkeys([*names, at_timestep("velocity", 0.25), at_timestep("a@b", 0.5)], 1.0))
+    assert capsys.readouterr().err.splitlines() == [
+        "step 4: held-out velocity at timestep 0.25: 1.0000",
+        "step 4: held-out a@b at timestep 0.5: 1.0000",
+    ]
+
+
+@pytest.mark.parametrize("timestep", [0.1, 0.7, 1e-7, 0.123456])
+def test_a_timestep_and_its_name_belong_together(timestep: float) -> None:
+    assert timestep_of(at_timestep("b.velocity", timestep)) == ("b.velocity", timestep)
 
 
 def test_without_a_terminal_lines_are_chosen() -> None:

@@ -6,7 +6,7 @@ No torch here: a spec is checked before anything heavy is imported.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
@@ -68,6 +68,7 @@ def check_train(train: TrainSpec) -> None:
         raise SpecError("train.validation.patience is set, but train.validation.best is not. Set it, for example to validation/loss")
     for i, timestep in enumerate(train.validating.timesteps):
         _expect(lambda x: 0 < x < 1, f"train.validation.timesteps[{i}]", timestep, "above 0 and below 1")
+    _check_distinct(train.validating.timesteps)
     for name, phase in train.set_phases.items():
         _expect(lambda x: x >= 0, f"train.phases.{name}.starts", phase.starts, "at least 0")
         if phase.optimizer is not None or phase.schedule is not None:
@@ -82,6 +83,18 @@ def check_train(train: TrainSpec) -> None:
         _check_lora(train.lora)
     if train.teacher is not None:
         _expect(lambda x: x >= 1, "train.teacher.steps", train.teacher.steps, "at least 1")
+
+
+def _check_distinct(timesteps: Sequence[float]) -> None:
+    """Raise SpecError if two timesteps give the numbers that are measured at them the same name."""
+    first: dict[str, int] = {}
+    for i, timestep in enumerate(timesteps):
+        other = first.setdefault(f"{timestep:g}", i)  # as numbers are named
+        if other != i:
+            raise SpecError(
+                f"train.validation.timesteps[{i}] is {timestep}; expected a timestep that differs from the others in its first six digits, "
+                f"but timesteps[{other}] is {timesteps[other]}. Remove one of them"
+            )
 
 
 def _check_lora(lora: LoRASpec) -> None:

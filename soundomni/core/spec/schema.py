@@ -99,7 +99,8 @@ class SegmentTemplate:
 
     Args:
         text: pattern with `{caption}`, `{question}`, `{answer}` or `{seconds}`, the length of the clip; or `{seconds_start}` and
-            `{seconds_total}`, in whole seconds: where in its recording the clip begins, and how long the recording is.
+            `{seconds_total}`, in whole seconds: where in its recording the clip begins, and how long the recording is. A part of a
+            file that a manifest names counts as a recording of its own.
         audio: "features" (to understand), "target" (to generate) or "context" (clean latents or codes).
         of: the modality of the audio; null for the first one that is heard, or made. For text, the modality whose encoder reads it;
             null for the text tokens of the model.
@@ -457,7 +458,8 @@ class ValidationSpec:
         every: steps between validations; 0 for never.
         num_held_out: held-out items of each dataset to measure the losses on, at most; -1 for all.
         timesteps: timesteps at which the losses of flow matching and diffusion are measured as well, each with all clips at that timestep;
-            1 is noise. For v-prediction they are angles on its circle, in quarter turns, as in stable-audio-tools. Together they take
+            1 is noise. For v-prediction they are angles on its circle, in quarter turns, as in stable-audio-tools. With n
+            timesteps, they are measured on every n-th batch, and on at least one batch of each dataset and task, so that together they take
             about as long as the other losses. A list in a later layer replaces this one; [] for none.
         best: the measured number by which steps are compared, such as validation/loss; the checkpoint of the best step is
             kept. null compares none.
