@@ -43,7 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=FORMATS,
         default=MODEL,
         help="model: a model directory (default); soundomni: the layout of the original research code; stable-audio-tools: its "
-        "checkpoint and config, for a diffusion transformer; stable-audio-3: the same for Stable Audio 3; diffusers: a pipeline, for "
+        "checkpoint and config, for a diffusion transformer; stable-audio-3: the same for Stable Audio 3; "
+        "diffusers: a pipeline for "
         "Stable Audio Open; peft-adapter: only "
         "the adapters of a run, one folder per expert stream; stable-audio-vae, diffusers-oobleck, same or diffusers-same: only the codec",
     )
@@ -102,7 +103,8 @@ def _text(args: argparse.Namespace, told: dict[str, Any]) -> str:
 
 
 def _model(args: argparse.Namespace) -> dict[str, Any]:
-    """Write a model; return the step of its weights, if it comes from a run, and what the other project does otherwise."""
+    """Write a model; return the step of its weights, if it comes from a run, and what the other project does
+    differently."""
     import torch
 
     from soundomni.cli.folders import new_directory
@@ -129,7 +131,8 @@ def _model(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _stable_audio(model: SoundOmni, folder: Path, layout: str, dtype: Any) -> tuple[str, ...]:
-    """Write a model for stable-audio-tools or diffusers, and return what that project does otherwise, one sentence each."""
+    """Write a model for stable-audio-tools or diffusers; return what that project does differently, one sentence
+    each."""
     from soundomni.core.errors import SpecError
     from soundomni.core.spec.registry import validate_init_args
     from soundomni.experts.checkpoints.stable_audio_diffusers_export import export_pipeline

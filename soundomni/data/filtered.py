@@ -1,4 +1,4 @@
-"""A dataset without the clips that filters leave out, and with what filters say about the others.
+"""A dataset without the clips that filters leave out, with the other items as the filters describe them.
 
 Shape letters: C audio channels, S samples.
 """
@@ -16,14 +16,15 @@ from soundomni.core.interfaces import Dataset, Encoding, Filter, Item, Skip
 class Filtered(Dataset):
     """The clips of a dataset that every filter keeps, in the same order.
 
-    A clip that a filter rejects only once it has been read raises RejectedAudioError.
+    Reading a clip that a filter then rejects raises RejectedAudioError.
 
     Args:
         dataset: all clips.
-        filters: name → filter, in the order in which they are asked; each gets the item as the one before returned it.
+        filters: name → filter, in the order in which they are asked; each gets the item that the one before it
+            returned.
 
-    Raise DataError if no clip is left, SpecError for a filter of encoded clips that wants to hear them, and PluginError for one that
-    returns something else than an item or a reason, or an item of another clip.
+        Raise DataError if no clip is left, SpecError if a filter wants to hear clips that are encoded, and PluginError
+        if a filter returns neither an item nor a reason, or an item of another clip.
     """
 
     def __init__(self, dataset: Dataset, filters: Mapping[str, Filter]) -> None:
@@ -70,7 +71,7 @@ class Filtered(Dataset):
         return (*self._dataset.skipped, *self._skipped)
 
     def _described(self, item: Item) -> Item | None:
-        """Return an item as the filters describe it, or None if one leaves it out, which is noted."""
+        """Return an item as the filters describe it; if one of them leaves it out, note that and return None."""
         for name, one in self._filters.items():
             found = one.describe(item)
             if isinstance(found, str):
@@ -102,6 +103,4 @@ def _group(name: str) -> str:
 def _check_encoded(filters: Mapping[str, Filter]) -> None:
     for name, one in filters.items():
         if type(one).reject is not Filter.reject:
-            raise SpecError(
-                f"filter '{name}' hears clips, but those of its dataset are encoded. Use the dataset of audio, or remove the filter"
-            )
+            raise SpecError(f"filter '{name}' hears clips, but its dataset is encoded. Use a dataset of audio, or remove the filter")

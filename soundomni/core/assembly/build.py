@@ -88,7 +88,7 @@ def _critic(
     with _weights_of("critic", drawn):
         backbone = cast(Backbone, build("backbone", slot, trust_class_paths=trust, vocab_size=vocab_size, router=router))
         if backbone.takes_times:
-            raise SpecError(f"model.critic is '{slot.class_path}', which needs timesteps; a critic has none. Choose another backbone")
+            raise SpecError(f"model.critic is '{slot.class_path}', which needs timesteps; critics do not have any. Choose another backbone")
         parts = [(one.name, spec.used[one.name], sources[one.name], nullcontext()) for one in owners]
         own = [_modality(*part, backbone=backbone, trust=trust, scores="only") for part in parts]
         _take_conditions(backbone, slot, own)
@@ -130,7 +130,7 @@ def _take_conditions(backbone: Backbone, slot: Slot, modalities: Sequence[Modali
 
 
 def _take_hints(backbone: Backbone, modalities: Sequence[Modality]) -> None:
-    """Tell a backbone that takes hints how many numbers they have. Raise SpecError if several modalities have hints."""
+    """Prepare a backbone for hints, if it takes any. Raise SpecError if several modalities have hints."""
     told = [one for one in modalities if isinstance(one, MadeModality) and one.hints_apart]
     if len(told) > 1:
         names = " and ".join(f"model.modalities.{one.name}" for one in told)

@@ -41,7 +41,7 @@ PREFIX = "base_model.model."
 A, B, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
 MOST_RANK = 65_536
 INTERVAL, EVERYWHERE = "timestep_interval", (0.0, 1.0)
-"""Key of the timesteps at which adapters act, which peft does not know and warns of; and all timesteps."""
+"""Key of the timesteps at which adapters act, which peft warns about because it does not know it; and all timesteps."""
 
 INITIALIZATIONS = (True, False, "gaussian", "orthogonal")
 """Values of peft's `init_lora_weights` that do not change the base weights; others, such as "pissa", change them before
@@ -93,12 +93,13 @@ def check_free(directory: str | Path) -> None:
 def load_adapter_file(model: UnifiedModel, directory: str | Path, *, interval: Interval | None = None) -> None:
     """Give a model the adapters in a folder that this library or peft wrote: all of them, or none on an error.
 
-    They are merged into the weights, unless they act only at some timesteps.
+    They are merged into the weights, unless they only act at some timesteps.
 
     Args:
         model: the whole model.
         directory: the folder.
-        interval: timesteps (low, high) of the flow at which they act; None for what the folder says, by default all.
+        interval: timesteps (low, high) of the flow at which they act; None for the ones in the folder, or all if it
+            names none.
 
     Raises:
         CheckpointError: the folder is not an adapter, is not LoRA or DoRA, or does not fit the model in names or shapes; or the model
@@ -107,7 +108,9 @@ def load_adapter_file(model: UnifiedModel, directory: str | Path, *, interval: I
     """
     path = Path(directory)
     if adapted_layers(model):
-        raise CheckpointError("the model already has adapters that act at some timesteps only, and no others can be added. Load it again")
+        raise CheckpointError(
+            "the model already has adapters that only act at some timesteps, so no others can be added. Load the model again"
+        )
     config = _read_config(path)
     adapters = _read_adapters(model, path, config)
     chosen = config.interval if interval is None else interval
@@ -122,15 +125,15 @@ def merge_adapter_file(model: nn.Module, directory: str | Path) -> None:
     an error.
 
     Raises:
-        CheckpointError: the folder is not an adapter, is not LoRA or DoRA, acts only at some timesteps, or does not fit the model in
-            names or shapes.
+        CheckpointError: the folder is not an adapter, is not LoRA or DoRA, only acts at some timesteps, or does not fit
+            the model in names or shapes.
         SpecError: an adapted layer shares its weight with another.
     """
     path = Path(directory)
     config = _read_config(path)
     if config.interval is not None:
-        told = f"acts only at timesteps from {config.interval[0]:g} to {config.interval[1]:g}"
-        raise CheckpointError(f"the adapter {place(path)} {told}, so it cannot become part of the weights. Use load_adapter_file")
+        told = f"only acts at timesteps from {config.interval[0]:g} to {config.interval[1]:g}"
+        raise CheckpointError(f"the adapter {place(path)} {told}, so it cannot be merged into the weights. Use load_adapter_file")
     _merge(model, _read_adapters(model, path, config), config)
 
 
@@ -146,7 +149,7 @@ def _merge(model: nn.Module, adapters: Mapping[str, _Matrices], config: _Config)
 
 @torch.no_grad()
 def _attach(model: UnifiedModel, adapters: Mapping[str, _Matrices], config: _Config, interval: Interval) -> None:
-    """Put layers with adapters, which act only at some timesteps, in place of those of the model."""
+    """Replace layers of the model by layers with adapters that only act at some timesteps."""
     streams = {
         id(parameter): index for index, stream in enumerate(model.router.streams) for parameter in model.backbone.expert_parameters(stream)
     }
@@ -170,7 +173,8 @@ def _attach(model: UnifiedModel, adapters: Mapping[str, _Matrices], config: _Con
 
 @dataclass(frozen=True)
 class _Config:
-    """What a folder says about its adapters: their kind, r, alpha, and the timesteps at which they act, None for all."""
+    """What a folder says about its adapters: their kind, r, alpha, and the timesteps at which they act (None for
+    all)."""
 
     kind: AdapterKind
     rank: int
@@ -197,7 +201,8 @@ class _Names:
 
 
 def _read_adapters(model: nn.Module, path: Path, config: _Config) -> dict[str, _Matrices]:
-    """Return the matrices of each adapted layer in a folder, all of which fit the model. Raise as `merge_adapter_file`."""
+    """Return the matrices of each adapted layer in a folder, all of which fit the model. Raise what
+    `merge_adapter_file` raises."""
     weights = read_weights(path / WEIGHTS_FILE)
     found = _find(weights, config)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
@@ -298,7 +303,8 @@ def _is_number(value: object, kind: type | tuple[type, ...]) -> bool:
 
 
 def _find(weights: WeightFile, config: _Config) -> dict[str, _Names]:
-    """Return what each layer has in a file, by layer name. Raise CheckpointError if it holds anything else."""
+    """Return the tensors of each layer in a file, by layer name. Raise CheckpointError if the file holds anything
+    else."""
     kinds = (A, B, MAGNITUDE) if config.kind == "dora" else (A, B)
     listed = f"{PREFIX}<layer>.{A} and .{B}" + (f" and .{MAGNITUDE}" if config.kind == "dora" else "")
     names: dict[str, dict[str, str]] = {}
@@ -346,7 +352,9 @@ def _check_values(path: Path, name: str, weight: Tensor, matrices: _Matrices, *,
         wide = torch.promote_types(weight.dtype, torch.float32)
         norms = row_norms(weight.detach().to(wide), a.to(weight.device, wide), b.to(weight.device, wide), scale=scale)
         if not bool((norms > 0).all() and norms.isfinite().all()):
-            raise CheckpointError(f"'{path}' makes rows of '{name}' zero or infinite, which have no direction that {MAGNITUDE} could scale")
+            raise CheckpointError(
+                f"'{path}' makes rows of '{name}' zero or infinite; such rows have no direction that {MAGNITUDE} could scale"
+            )
 
 
 def _check_fit(path: Path, name: str, names: _Names, layers: Mapping[str, nn.Linear], rank: int) -> None:

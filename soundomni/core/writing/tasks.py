@@ -57,13 +57,13 @@ class Task:
 def length_texts(seconds: float, *, start: float = 0.0, total: float | None = None) -> dict[str, str]:
     """Return the values of `{seconds}`, `{seconds_start}` and `{seconds_total}` for a clip.
 
-    The last two are in whole seconds and say where in a recording a part of it begins, rounded down, and how long the recording is, rounded
-    up, as Stable Audio has them.
+    The last two are whole seconds, as in Stable Audio: where in a recording the clip begins, rounded down, and how long
+    the recording is, rounded up.
 
     Args:
         seconds: length of the clip.
         start: seconds of the recording before the clip.
-        total: length of the recording; None for that of the clip.
+        total: length of the recording; None for the length of the clip.
     """
     whole = seconds if total is None else total
     return {"seconds": f"{seconds:g}", "seconds_start": f"{math.floor(start)}", "seconds_total": f"{math.ceil(whole)}"}

@@ -1,4 +1,5 @@
-"""What other projects do otherwise around the network of an exported model. The network itself computes the same."""
+"""Notes on what other projects do differently around an exported model's network. The network itself computes the
+same."""
 
 from __future__ import annotations
 
@@ -10,12 +11,12 @@ from soundomni.experts.checkpoints.stable_audio_model_config import NUMBER, NUMB
 
 
 def notes_of(model: ModelSpec, *, by: str, clamps: bool = True, takes_main: bool = True) -> tuple[str, ...]:
-    """Return what another project does otherwise, one sentence each.
+    """Return what another project does differently, one sentence each.
 
     Args:
         model: a resolved spec that the other project can express.
         by: the other project.
-        clamps: whether it takes the nearest number for one that is out of range.
+        clamps: whether it replaces a number that is out of range by the nearest valid one.
         takes_main: whether it always takes a T5 from the main branch of its repository.
     """
     encoders = {name: one.encoder for name, one in model.used.items() if one.encoder is not None}
@@ -26,19 +27,19 @@ def notes_of(model: ModelSpec, *, by: str, clamps: bool = True, takes_main: bool
         slot = encoders[template.of or ""]
         usual = "{caption}" if slot.class_path == T5 else NUMBERS.get(template.of or "")
         if usual is not None and template.text != usual:
-            told = f"model.prompt writes '{template.text}' for {template.of}, not '{usual}'"
-            notes.append(f"{told}; write the same for {by}")
+            told = f"model.prompt writes '{template.text}' for {template.of}, instead of '{usual}'"
+            notes.append(f"{told}; do the same with {by}")
     made = model.used[LATENT]
     if made.codec is not None and not made.codec.init_args["sample_latents"]:
-        notes.append(f"the codec encodes clips as the mean of their latents here; {by} draws a sample of them")
+        notes.append(f"clips are encoded as the mean of their latents here; {by} samples the latents")
     return tuple(notes)
 
 
 def _encoder(name: str, slot: Slot, by: str, *, clamps: bool, takes_main: bool) -> Iterator[str]:
     arguments = slot.init_args
     if slot.class_path == NUMBER and clamps and not arguments["clamp"]:
-        yield f"{name} out of its range is refused here; {by} takes the nearest number"
+        yield f"values of {name} outside its range are refused here; {by} uses the nearest valid number"
     if slot.class_path == T5 and not arguments["truncate"]:
-        yield f"texts of {name} with more than {arguments['pad_to']} tokens are refused here; {by} cuts them"
+        yield f"texts of {name} with more than {arguments['pad_to']} tokens are refused here; {by} truncates them"
     if slot.class_path == T5 and takes_main and arguments["revision"] is not None:
-        yield f"the T5 of {name} is the revision {arguments['revision']} here; {by} takes that of the main branch"
+        yield f"the T5 of {name} is revision {arguments['revision']} here; {by} uses the main branch"
