@@ -42,11 +42,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=FORMATS,
         default=MODEL,
-        help="model: a model directory (default); soundomni: the layout of the original research code; stable-audio-tools: its "
-        "checkpoint and config, for a diffusion transformer; stable-audio-3: the same for Stable Audio 3; "
-        "diffusers: a pipeline for "
-        "Stable Audio Open; peft-adapter: only "
-        "the adapters of a run, one folder per expert stream; stable-audio-vae, diffusers-oobleck, same or diffusers-same: only the codec",
+        help="model: a model directory (default); soundomni: the layout of the original research code; "
+        "stable-audio-tools: its checkpoint and config, for a diffusion transformer; stable-audio-3: the same "
+        "for Stable Audio 3; diffusers: a pipeline for Stable Audio Open; peft-adapter: only the adapters of "
+        "a run, one folder per expert stream; stable-audio-vae, diffusers-oobleck, same or diffusers-same: "
+        "only the codec",
     )
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="data type of a model's weights (default: float32)")
     parser.add_argument("--push", metavar="OWNER/NAME", help="also push the model directory to this Hugging Face Hub repository")

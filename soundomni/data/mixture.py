@@ -235,8 +235,8 @@ def open_entry(name: str, entry: MixtureEntry, build: Build, *, skip_limit: floa
     dataset = open_dataset(entry.source, build, skip_limit=skip_limit)
     if augmentations and dataset.encoding is not None:
         raise SpecError(
-            f"data.datasets.{name}.augmentations has {', '.join(augmentations)}; expected none, because the clips of this dataset are "
-            "encoded. Use a dataset of audio, or remove the augmentations"
+            f"data.datasets.{name}.augmentations has {', '.join(augmentations)}; expected none, because the clips "
+            "of this dataset are encoded. Use a dataset of audio, or remove the augmentations"
         )
     return (Filtered(dataset, filters) if filters else dataset), augmentations
 

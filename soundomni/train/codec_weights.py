@@ -40,9 +40,8 @@ def find_random_codecs(spec: Spec, start: Start | None, *, trust_class_paths: bo
             key = written_key(f"model.modalities.{name}.codec", spec.model)
             lines.append(
                 f"{key}.weights is null; training needs a file, because codec '{slot.class_path}' would have random "
-                "weights, and the model would "
-                f"only make noise. Train the codec first or import one, and set {key}.weights; for a test, set "
-                "train.random_codec"
+                "weights, and the model would only make noise. Train the codec first or import one, and set "
+                f"{key}.weights; for a test, set train.random_codec"
             )
     return lines
 

@@ -101,8 +101,7 @@ def _check_same(spec: Spec, start: Start) -> None:
     if changed:
         raise SpecError(
             f"train.teacher: the spec changes {changed[0]} of '{start.name}', but a model may only differ from its "
-            "teacher in sampler and "
-            "guidance. Leave this key out"
+            "teacher in sampler and guidance. Leave this key out"
         )
 
 

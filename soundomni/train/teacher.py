@@ -191,8 +191,7 @@ def check_teacher(spec: Spec, samplers: Mapping[str, Sampler], *, trust_class_pa
             key = written_key(f"model.modalities.{name}.sampler", section)
             raise SpecError(
                 f"{key} is '{one.sampler.class_path}', whose steps a model cannot learn from a teacher; expected a "
-                "sampler that follows each "
-                "prediction in a straight line. Use a sampler such as euler"
+                "sampler that follows each prediction in a straight line. Use a sampler such as euler"
             )
         if one.guidance.scale != 1.0:
             key = written_key(f"model.modalities.{name}.guidance.scale", section)

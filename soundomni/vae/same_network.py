@@ -77,8 +77,7 @@ class SameTransformer:
         ):
             raise SpecError(
                 f"transformer.sine_layers is {list(self.sine_layers)}; expected {len(self.num_layers)} numbers from "
-                "0 up to the number of "
-                f"layers in num_layers, {list(self.num_layers)}"
+                f"0 up to the number of layers in num_layers, {list(self.num_layers)}"
             )
         if self.window is not None and min(self.window) < 0:
             raise SpecError(f"transformer.window is {list(self.window)}; expected two numbers of groups from 0, or null for chunks")

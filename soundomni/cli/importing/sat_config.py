@@ -40,8 +40,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--codec",
         type=expanded,
         metavar="DIR",
-        help="codec of a diffusion model, from `soundomni import stable-audio-vae` or a finished run (default: the one the config "
-        "describes, without weights)",
+        help="codec of a diffusion model, from `soundomni import stable-audio-vae` or a finished run (default: the "
+        "one the config describes, without weights)",
     )
     parser.add_argument(
         "--text-encoder",

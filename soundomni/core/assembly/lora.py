@@ -120,9 +120,8 @@ def merge_adapters(model: nn.Module) -> None:
     if (interval := interval_of(model)) is not None:
         raise CheckpointError(
             f"the adapters only act at timesteps from {interval[0]:g} to {interval[1]:g}, so they cannot be merged "
-            "into the weights. "
-            "Export them with --format peft-adapter, and use --adapter to add them to the model that they were "
-            "trained on"
+            "into the weights. Export them with --format peft-adapter, and use --adapter to add them to the model "
+            "that they were trained on"
         )
     for name, layer in adapted_layers(model).items():
         model.set_submodule(name, layer.merged())

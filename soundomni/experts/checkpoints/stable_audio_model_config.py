@@ -179,9 +179,8 @@ def _check_conditions(conditions: Sequence[Condition]) -> None:
         if not one.crosses:
             raise SpecError(
                 f"the condition '{one.id}' is only in global_cond_ids; {MODEL} needs it in cross_attention_cond_ids "
-                "too, because "
-                "stable-audio-tools keeps purely global conditions in both branches of guidance, which is not "
-                "possible here"
+                "too, because stable-audio-tools keeps purely global conditions in both branches of guidance, "
+                "which is not possible here"
             )
         if one.kind == NUMBER and one.id not in NUMBERS:
             near = did_you_mean(one.id, NUMBERS)

@@ -76,8 +76,8 @@ def read_diffusion(tree: Any, training: Section, *, codec: Mapping[str, Any], te
     if text_encoder is None and any(one.kind == CLAP_TEXT for one in config.conditions):
         raise SpecError(
             "the conditioner clap_text names a file of the package laion-clap, which cannot be read here. Use "
-            "--text-encoder with a folder "
-            "that holds the same CLAP as saved by transformers, or with its Hub repository"
+            "--text-encoder with a folder that holds the same CLAP as saved by transformers, or with its Hub "
+            "repository"
         )
     layer = spec_layer(config, codec, text_encoder)
     made = layer["model"]["modalities"][LATENT]
