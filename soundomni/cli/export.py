@@ -42,10 +42,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=FORMATS,
         default=MODEL,
-        help="model: a model directory (default); soundomni: the layout of the original research code; stable-audio-tools: its "
-        "checkpoint and config, for a diffusion transformer; stable-audio-3: the same for Stable Audio 3; diffusers: a pipeline, for "
-        "Stable Audio Open; peft-adapter: only "
-        "the adapters of a run, one folder per expert stream; stable-audio-vae, diffusers-oobleck, same or diffusers-same: only the codec",
+        help="model: a model directory (default); soundomni: the layout of the original research code; "
+        "stable-audio-tools: its checkpoint and config, for a diffusion transformer; stable-audio-3: the same "
+        "for Stable Audio 3; diffusers: a pipeline for Stable Audio Open; peft-adapter: only the adapters of "
+        "a run, one folder per expert stream; stable-audio-vae, diffusers-oobleck, same or diffusers-same: "
+        "only the codec",
     )
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="data type of a model's weights (default: float32)")
     parser.add_argument("--push", metavar="OWNER/NAME", help="also push the model directory to this Hugging Face Hub repository")
@@ -102,7 +103,8 @@ def _text(args: argparse.Namespace, told: dict[str, Any]) -> str:
 
 
 def _model(args: argparse.Namespace) -> dict[str, Any]:
-    """Write a model; return the step of its weights, if it comes from a run, and what the other project does otherwise."""
+    """Write a model; return the step of its weights, if it comes from a run, and what the other project does
+    differently."""
     import torch
 
     from soundomni.cli.folders import new_directory

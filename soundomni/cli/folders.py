@@ -98,7 +98,8 @@ def claimed_number(folder: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def claimed_numbers(folder: Path, count: int) -> Iterator[int]:
-    """Yield the first of so many numbers in a row, all of them higher than any in the folder, and reserved as by `claimed_number`."""
+    """Yield the first of `count` consecutive numbers, all higher than any in the folder and reserved like
+    `claimed_number`'s."""
     first = next_number(folder)
     while True:
         with contextlib.ExitStack() as claims:
@@ -106,14 +107,14 @@ def claimed_numbers(folder: Path, count: int) -> Iterator[int]:
             if clash is None:
                 found = _numbers(folder)
                 clash = max((number for number in range(first, first + count) if number in found), default=None)
-            if clash is None:  # otherwise another process has a number, or took it, wrote its file and gave it back
+            if clash is None:  # otherwise another process holds a number, or has used and released one
                 yield first
                 return
         first = clash + 1
 
 
 def _claim(folder: Path, number: int, claims: contextlib.ExitStack) -> bool:
-    """Reserve a number until `claims` are closed. Return whether it was free."""
+    """Reserve a number until `claims` is closed. Return whether it was free."""
     from soundomni.core.errors import DataError
 
     claim = folder / f".{number:03d}.claim"

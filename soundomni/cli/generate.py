@@ -40,7 +40,7 @@ HELP = "make audio from prompts"
 PROMPTS = "prompts.jsonl"
 """File with a line for each clip."""
 PATIENCE = timedelta(days=1)
-"""How long a process waits for one with more or longer clips to make."""
+"""How long a process waits for another that has more or longer clips to make."""
 MOST_CLIPS = 100_000
 """Largest number of clips in one grid."""
 
@@ -196,7 +196,8 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 
 def is_one_of_several() -> bool:
-    """Return whether torchrun started this process with others. Raise SpecError if its variables contradict each other."""
+    """Return whether torchrun started this process together with others. Raise SpecError if its variables are
+    inconsistent."""
     if "RANK" not in os.environ:  # a leftover variable does not start other processes
         return False
     from soundomni.train.launch import read_launch
@@ -207,7 +208,8 @@ def is_one_of_several() -> bool:
 
 @contextlib.contextmanager
 def naming_rank() -> Iterator[None]:
-    """Name this process in an error, if it is one of several, so that the error is printed even if the first process has none."""
+    """If this process is one of several, name it in its errors, so that they are printed even if the first process has
+    none."""
     from soundomni.core.errors import SoundOmniError
 
     try:
@@ -219,7 +221,8 @@ def naming_rank() -> Iterator[None]:
 
 
 def own_device(device: str) -> str:
-    """Return the device of this process: with others, each has the GPU of its own number. Raise SpecError if there is no such GPU."""
+    """Return the device of this process; each of several uses the GPU of its own number. Raise SpecError if there is
+    none."""
     if device != "cuda" or not is_one_of_several():
         return device
     from soundomni.core.limits import check_device
@@ -231,7 +234,7 @@ def own_device(device: str) -> str:
 
 
 def generate_together(model: SoundOmni | Chain, requests: list[Request], out: Path, **settings: Any) -> list[Written] | None:
-    """Make clips in several processes, each every n-th batch, and return all of them in the first one, None in the others.
+    """Make clips in n processes, every n-th batch in each; return all clips in the first process, None in the others.
 
     Names and contents of the files are those of a single process, because its batches are divided and not their clips. The other
     arguments are those of `generate_files`. prompts.jsonl is written at the end, in the order of the clips. If a process fails or is

@@ -1,4 +1,4 @@
-"""`soundomni import`: other people's checkpoints and configs as parts of our models. Each kind has its own file.
+"""`soundomni import`: turn other people's checkpoints and configs into parts of our models. Each kind has its own file.
 
 No import statement can name this module, because its name is a keyword; the command line imports commands by name.
 """

@@ -17,7 +17,7 @@ TESTED_ON = "cpu"
 
 
 def shipped_model() -> str:
-    """Return the help text for a model that comes with the package, with all names."""
+    """Return the help text that lists the models that come with the package."""
     from soundomni.core.files.shipped import shipped_models
 
     return f"shipped model ({', '.join(shipped_models())})"
@@ -53,7 +53,7 @@ def add_adapter(parser: argparse.ArgumentParser, *, takes_interval: bool = False
             "--adapter-interval",
             type=_interval,
             metavar="LOW:HIGH",
-            help="timesteps at which the adapter acts, from 0, which is clean, to 1, which is noise (default: those it was trained with)",
+            help="timesteps at which the adapter acts, from 0 (clean) to 1 (noise) (default: its own)",
         )
     parser.add_argument("--adapter", type=expanded, metavar="DIR", help="LoRA or DoRA adapter in peft's format, to merge into the model")
 

@@ -174,8 +174,11 @@ def _listed(one: dict[str, Any]) -> str:
 
 
 def _check_start(args: argparse.Namespace, spec: Spec) -> list[str]:
-    """Compare the spec with its starting model, and return a line for each codec without weights, unless a run resumes without either;
-    notes say what was not compared."""
+    """Compare the spec with its starting model, and return a line for each codec without weights; skip both if a run
+    resumes.
+
+    Notes say what was not compared.
+    """
     from pathlib import Path
 
     from soundomni.cli.console import note

@@ -115,8 +115,8 @@ class ReceptiveField:
     Args:
         encode: frames whose samples affect a frame that `encode` returns.
         decode: frames that affect the samples that `decode` returns.
-        step: a codec that counts groups of frames from the beginning of a clip gives the same result for a piece that begins at a multiple
-            of this many frames.
+        step: a codec that counts groups of frames from the beginning of a clip gives the same result for a piece that
+            begins at a multiple of this many frames.
     """
 
     encode: int
@@ -366,7 +366,8 @@ class Backbone(nn.Module, ABC):
     """Whether there are tokens of text and of clips that are given. Without, `embed` and `head` only take no tokens, clips that are made
     have no boundary tokens, and all conditions enter as "cross" or "global"."""
     takes_times: ClassVar[bool] = False
-    """Whether `forward` needs `layout.conditions` with the timestep of each clip that is made, the highest of its tokens."""
+    """Whether `forward` needs `layout.conditions` with the timestep of each clip to make: the highest timestep of its
+    tokens."""
     takes_hints: ClassVar[bool] = False
     """Whether `forward` takes what an objective with `shows_known` tells about known frames from `layout.conditions`, and not as more
     numbers of each token. Only a backbone that takes times, and no text, may do so."""
@@ -423,8 +424,9 @@ class Backbone(nn.Module, ABC):
         raise SpecError(f"{type(self).__name__} does not take conditions that enter as {named}. Set enters to 'prefix', or use conformer")
 
     def take_hints(self, num_hints: int) -> None:
-        """Prepare for frames with so many numbers of hints; called once, after the constructor, if `takes_hints` and an objective has
-        `shows_known`.
+        """Prepare for hints of this many numbers per frame.
+
+        Called once, after the constructor, if `takes_hints` is set and an objective has `shows_known`.
 
         The default raises TypeError.
         """
@@ -617,18 +619,19 @@ class Objective(nn.Module, ABC):
 
     @property
     def has_timesteps(self) -> bool:
-        """Whether all clips can be brought to one timestep, see `corrupt_to`; False by default."""
+        """Whether all clips can be corrupted to the same timestep, see `corrupt_to`; False by default."""
         return False
 
     def corrupt_to(
         self, clean: Representation, *, known: Tensor, noise: Tensor, generators: Sequence[torch.Generator], timestep: float
     ) -> Query:
-        """Return what `corrupt` does, but with all clips at one timestep in (0, 1), in the units of the objective's distribution.
+        """Do what `corrupt` does, but with all clips at one timestep in (0, 1), in the units of the objective's
+        distribution.
 
-        Held-out losses by timestep are measured in this way. Everything else is drawn as in `corrupt_at`. Only called if `has_timesteps`;
-        the default raises TypeError.
+        Held-out losses at single timesteps are measured in this way. Everything else is drawn as in `corrupt_at`. Only
+        called if `has_timesteps` is set; the default raises TypeError.
         """
-        raise TypeError(f"{type(self).__name__} has no timesteps that could be chosen")
+        raise TypeError(f"{type(self).__name__} does not let timesteps be chosen")
 
     def shown(self, values: Tensor, timesteps: Tensor) -> Tensor:
         """Return what the network is shown of values `[B, D, T]` at timesteps `[B, T]`; by default the values.
@@ -707,10 +710,10 @@ class Sampler(ABC):
         return self.num_steps
 
     def straight_steps(self) -> tuple[float, ...] | None:
-        """Return the timesteps from noise to 0 between which each step is x ← x + (t' − t)·v, with v predicted once, at t, and nothing
-        drawn; by default None, for a sampler with other steps.
+        """Return the timesteps from noise to 0, if each step between them is x ← x + (t' − t)·v, where v is predicted
+        once, at t, and nothing is drawn. Return None, the default, for a sampler with other steps.
 
-        Only such steps can be learned from a teacher (see TeacherSpec).
+        A model can only learn such steps from a teacher (see TeacherSpec).
         """
         return None
 
@@ -883,12 +886,12 @@ class Dataset(ABC):
 class Filter:
     """Decides which clips of a dataset are used, and may write their captions. Group `soundomni.filters`; no runtime arguments.
 
-    Its answers depend only on what it is given: every rank asks again, and so does a run that resumes. Clips that it leaves out are
-    named and counted, and do not count against data.skip_limit.
+    Its answers may depend only on its arguments: every rank asks again, and so does a run that resumes. The run names
+    and counts the clips that it leaves out; they do not count toward data.skip_limit.
     """
 
     def describe(self, item: Item) -> Item | str:
-        """Return the item, perhaps with other captions, questions and attributes, or the reason why it is left out.
+        """Return the item, perhaps with other captions, questions and attributes, or the reason to leave it out.
 
         Called once for each item while the data is listed; nothing is decoded. A dataset that computes its items on demand is listed
         completely if one of its filters has this method. Captions are a tuple of texts. By default the item is used as it is.
@@ -896,7 +899,7 @@ class Filter:
         return item
 
     def reject(self, item: Item, waveform: np.ndarray, sample_rate: int) -> str | None:
-        """Return the reason why a clip that has been read is left out, or None to use it.
+        """Return the reason to leave out a clip that has been read, or None to use it.
 
         Called with the part of the clip that is used, before augmentations, and by several threads at once. Texts cannot
         change any more: batches are planned before clips are read. By default every clip is used.
@@ -918,15 +921,15 @@ TEMPO_ROUNDING = 16
 class Augmentation:
     """Changes the clips of a dataset at random while training. Group `soundomni.augmentations`; no runtime arguments.
 
-    Everything that it draws comes from the generators that it is given, which follow from the sample's seed, and it keeps no
-    state. So a sample is the same on any rank and after a run resumes. Held-out clips are never changed.
+    It draws everything from the generators that it is given, which are seeded by the sample's seed, and keeps no state,
+    so a sample is the same on any rank and after a run resumes. Held-out clips are never changed.
     """
 
     def tempo(self, draws: np.random.Generator) -> float:
         """Return how many times as fast the clip becomes: with 2, it lasts half as long; at least 0.1 (SLOWEST) and at
         most 10 (FASTEST). By default 1.
 
-        It is asked before the clip is read; `change` then gets a generator that draws the same.
+        Called before the clip is read; `change` then gets a generator that draws the same numbers.
         """
         return 1.0
 
@@ -938,18 +941,19 @@ class Augmentation:
 
         Args:
             waveform: the part of the clip that is used, float32 `[C, S]`, which it must not change in place.
-            sample_rate: rate of the file in Hz, which stays.
-            draws: draws of this clip.
+            sample_rate: rate of the file in Hz, which does not change.
+            draws: generator for this clip.
         """
         return waveform
 
     def mask(self, num_tokens: int, feature_dim: int, draws: np.random.Generator) -> np.ndarray | None:
-        """Return which features of a clip that is heard are set to zero, bool `[T, F]`; None, the default, for none.
+        """Return which features of a clip that the model hears to set to zero, bool `[T, F]`; None, the default, for
+        none.
 
         Args:
-            num_tokens: T, tokens of the clip.
+            num_tokens: T, number of tokens of the clip.
             feature_dim: F, dimensions of the encoder's features.
-            draws: draws of this clip, other ones than `change` gets.
+            draws: generator for this clip; it draws other numbers than the one that `change` gets.
         """
         return None
 

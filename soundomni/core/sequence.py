@@ -100,7 +100,7 @@ class Segment:
         known: bool `[num_frames]`, frames of a clip to make that are given and stay clean; None to make all.
         waveform: float32 `[C, S]`; None until the clip is read.
         values: in place of the waveform, the clip as a codec encoded it before: float32 `[D, T]` or int64 `[K, T]`.
-        masked: for a clip that is heard, its features that are set to zero, bool `[num_tokens, F]`; None for none.
+        masked: which features of a clip that the model hears are set to zero, bool `[num_tokens, F]`; None for none.
         aligned: clips of other modalities with as many frames, whose tokens are added to those between the boundaries; they take no
             places of their own.
         placed: whether its tokens have places in the sequence. Conditions without places have no boundaries either; the clips that
@@ -388,10 +388,11 @@ class Clips:
         known: bool `[B, T]`, frames that are given; False beyond each clip.
         noise: bool `[B]`, whether the clip is a target or clean context.
         quantiles: quantile of each clip's timestep in the objective's distribution; None if the seeds decide.
-        timestep: timestep of all clips, for objectives with timesteps that can be chosen; None if quantiles or seeds decide.
+        timestep: timestep of all clips, for objectives that let timesteps be chosen; None if quantiles or seeds decide.
         values: float32 `[B, D, T]` or int64 `[B, K, T]`, the clips that are encoded, zero elsewhere; None if none is.
         encoded: whether each clip is encoded; empty if none is.
-        masked: bool `[B, T, F]`, features of heard clips that are set to zero, False beyond each clip; None if there are none.
+        masked: bool `[B, T, F]`, which features of clips that the model hears are set to zero, False beyond each clip;
+            None if there are none.
         added_to: the clip to which each of the last clips is added, (its modality, its index there); they have no places of their
             own in the sequence, and come after all that do.
     """
@@ -558,7 +559,7 @@ class PackedBatch:
         return replace(self, breakdown=Breakdown(names, labels, of_clips))
 
     def at_timestep(self, timestep: float) -> PackedBatch:
-        """Return the batch with all clips at one timestep, if their objectives have timesteps that can be chosen."""
+        """Return the batch with all clips at one timestep, if their objectives let timesteps be chosen."""
         return replace(self, clips={name: replace(clips, timestep=timestep) for name, clips in self.clips.items()})
 
     def to(self, device: torch.device | str) -> PackedBatch:

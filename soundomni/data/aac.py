@@ -18,14 +18,14 @@ import numpy as np
 from soundomni.data.containers import ContainerError
 
 AAC_SUFFIXES = (".aac", ".m4a", ".m4b", ".mp4")
-"""Suffixes of the files that count as audio where PyAV is installed."""
+"""Suffixes of the files that count as audio if PyAV is installed."""
 
 NEEDS_PYAV = "pip install soundomni[m4a]"
 
 _FORMATS = ((rb".{4}ftyp", "mov"), (rb"\xff[\xf0\xf1\xf8\xf9]", "aac"))
-"""First bytes, and the only demuxer that may read such a file: others could open further files."""
+"""First bytes, and the only demuxer that may read such a file: others could open more files."""
 _HEAD = 8
-_PADDING = 8192  # samples at most that encoders add at both ends; some containers announce them, and the decoder drops them
+_PADDING = 8192  # most samples that encoders add at both ends; if the container announces them, the decoder drops them
 
 
 def has_pyav() -> bool:
@@ -34,7 +34,8 @@ def has_pyav() -> bool:
 
 
 def format_of(file: BinaryIO) -> str | None:
-    """Return the demuxer for a file, which is then at its beginning; None if its first bytes are of another kind."""
+    """Return the demuxer for a file, or None if its first bytes are of another kind; the file is left at its
+    beginning."""
     file.seek(0)
     head = file.read(_HEAD)
     file.seek(0)
@@ -44,11 +45,12 @@ def format_of(file: BinaryIO) -> str | None:
 class AacReader:
     """A file that is decoded from its beginning to its end.
 
-    The samples that the encoder added in front are dropped. Those that it added at the end are too if the container announces a length.
+    The samples that the encoder added at the beginning are dropped, and those that it added at the end if the container
+    announces a length.
 
     Args:
         file: the file; it must stay open, and nothing else may read from it.
-        format: what `format_of` says.
+        format: what `format_of` returned.
 
     Raise ContainerError if the file has no audio, is truncated or is damaged.
     """
@@ -63,7 +65,7 @@ class AacReader:
                 raise ContainerError("it has no audio")
             self.rate, self.channels = int(self._first.sample_rate), int(self._first.layout.nb_channels)
             seconds = stream.duration * stream.time_base if format == "mov" and stream.duration and stream.time_base else None
-            if seconds is None:  # an AAC stream only says how long it is by its end
+            if seconds is None:  # the length of an AAC stream is only known at its end
                 self.num_samples = int(self._first.samples) + sum(int(frame.samples) for frame in self._frames)
                 container.close()
                 container, stream = _opened(file, format)
@@ -81,7 +83,7 @@ class AacReader:
         self._closing.close()
 
     def skip(self, count: int, *, exact: bool) -> None:
-        """Decode and drop samples; a frame depends on those before it, so it never seeks."""
+        """Decode and drop samples. It never seeks, because a frame depends on earlier frames."""
         for _ in self.blocks(count):
             pass
 
@@ -98,13 +100,14 @@ class AacReader:
             yield used.T
 
     def _next(self) -> np.ndarray:
-        """Return the next samples `[C, S]`, none at the end. Silence stands for the last announced ones if the decoder drops them."""
+        """Return the next samples `[C, S]`, none at the end. Silence replaces announced samples that the decoder
+        dropped at the end."""
         with _errors():
             frame, self._first = self._first or next(self._frames, None), None
         if frame is None:
             return np.zeros((self.channels, self._left if 0 < self._left <= _PADDING else 0), np.float32)
         if (int(frame.sample_rate), int(frame.layout.nb_channels)) != (self.rate, self.channels):
-            raise ContainerError("its rate or its number of channels changes further on")
+            raise ContainerError("its sample rate or number of channels changes partway")
         return _samples(frame)
 
 
@@ -122,7 +125,7 @@ def _opened(file: BinaryIO, format: str) -> tuple[Any, Any]:
         stream.codec_context.thread_count = 1
         end = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
         if format == "mov" and end > size:
-            raise ContainerError(f"it is truncated; its audio ends at byte {end:,}, and it has {size:,} bytes")
+            raise ContainerError(f"it is truncated; its audio should end at byte {end:,}, but it only has {size:,} bytes")
     except BaseException:
         container.close()
         raise

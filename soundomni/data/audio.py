@@ -21,7 +21,7 @@ SUFFIXES = (
     *(".rf64", ".snd", ".sph", ".voc", ".w64", ".wav", ".wave"),
     *(AAC_SUFFIXES if has_pyav() else ()),
 )
-"""Suffixes of the files that count as audio in listings; those of AAC only where PyAV is installed."""
+"""Suffixes of the files that count as audio in listings; AAC only counts if PyAV is installed."""
 
 HEADER_THREADS = 8
 """Threads that read headers: opening many small files waits for the disk or the network, not for the processor."""

@@ -71,7 +71,8 @@ class AudioCaps(Dataset):
         return tuple(self._skipped)
 
     def _key(self, row: dict[str, str], extension: str) -> str:
-        """Return the file name of a row's clip. Some tables write a start in whole seconds as "30.0", and the files have "30"."""
+        """Return the file name of a row's clip. Some tables write a start in whole seconds as "30.0", but the files say
+        "30"."""
         as_written = f"{row['youtube_id']}_{row['start_time']}{extension}"
         whole = _WHOLE.fullmatch(row["start_time"])
         if whole is None or (self._audio_dir / as_written).exists():

@@ -1,7 +1,8 @@
 """Applies the augmentations of a dataset to the clips of its samples.
 
-Each augmentation draws from a generator of its own, seeded by the sample's seed and its name in the spec. So an augmentation that is
-added or removed does not change what the others draw, and a sample is the same on any rank and after a run resumes.
+Each augmentation draws from its own generator, seeded by the sample's seed and the augmentation's name in the spec. So
+adding or removing one augmentation does not change what the others draw, and a sample is the same on any rank and after
+a run resumes.
 
 Shape letters: C audio channels, S samples, T tokens, F feature dimensions.
 """
@@ -24,7 +25,7 @@ from soundomni.data.samples import Crop
 
 
 class _Purpose(IntEnum):
-    """What the draws of an augmentation are for; they keep its streams apart."""
+    """What an augmentation draws numbers for; each purpose has a stream of its own."""
 
     CHANGE = 0
     MASK = 1
@@ -42,7 +43,7 @@ class Augmenter:
         self._with_tempo = {name: one for name, one in augmentations.items() if type(one).tempo is not Augmentation.tempo}
 
     def lasting(self, item: Item, seed: int) -> Item:
-        """Return the item with the length that its whole clip has in the sample of this seed."""
+        """Return the item with the length of its whole clip after the augmentations that this seed draws."""
         tempo = self._tempo(seed)
         return item if tempo == 1.0 else replace(item, num_samples=max(1, round(item.num_samples / tempo)))
 
@@ -52,11 +53,11 @@ class Augmenter:
         Args:
             dataset: the dataset.
             index: index of the item.
-            crop: the part of the clip that is used, of the clip as long as `lasting` says.
+            crop: the part of the clip that is used, in a clip of the length that `lasting` gives.
             seed: seed of the sample.
 
-        Raise UnreadableAudioError as the dataset does and for a clip of another length than announced, and PluginError for an
-        augmentation that returns something else than such a clip.
+        Raise UnreadableAudioError as the dataset does and if a clip does not have its announced length, and PluginError
+        if an augmentation returns anything but such a clip.
         """
         item, tempo = dataset.item(index), self._tempo(seed)
         if crop.num_samples == crop.total:
@@ -73,7 +74,7 @@ class Augmenter:
         return fit_length(waveform, crop.num_samples), rate
 
     def masked(self, sample: Sample, feature_dims: Mapping[str, int]) -> Sample:
-        """Return the sample with masks for the features of the clips that it hears.
+        """Return the sample with masks for the features of the clips that the model hears.
 
         Args:
             sample: the sample.
@@ -115,7 +116,7 @@ class Augmenter:
 
 
 def _checked(name: str, before: np.ndarray, after: np.ndarray, tempo: float) -> np.ndarray:
-    """Return a changed clip, of S / tempo samples. Raise PluginError unless it is one."""
+    """Return a changed clip of S / tempo samples. Raise PluginError if `after` is not such a clip."""
     expected = max(1, round(before.shape[1] / tempo))
     good = isinstance(after, np.ndarray) and after.dtype == np.float32 and after.ndim == 2 and len(after) == len(before)
     if not good or abs(after.shape[1] - expected) > TEMPO_ROUNDING:

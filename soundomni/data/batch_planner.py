@@ -40,7 +40,7 @@ class Planned:
     """A draw and the plan for its sample.
 
     Args:
-        draw, plan: the draw, and the plan.
+        draw, plan: the draw and its plan.
         augmenter: changes the clip; None leaves it as it is.
     """
 

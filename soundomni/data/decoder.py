@@ -1,4 +1,5 @@
-"""Decoding with libsndfile, and of AAC with PyAV. Containers are examined first, so a file is decoded completely or not at all.
+"""Decoding with libsndfile, or PyAV for AAC. Containers are checked first, so a file is decoded completely or not at
+all.
 
 Shape letters: C audio channels, S samples.
 """
@@ -103,7 +104,7 @@ class Decoder(soundfile.SoundFile):  # type: ignore[misc]
 
 
 class SampleReader(Protocol):
-    """What decodes a file from its beginning to its end."""
+    """A decoder that reads a file from its beginning to its end."""
 
     def skip(self, count: int, *, exact: bool) -> None: ...
     def blocks(self, count: int) -> Iterator[np.ndarray]: ...
@@ -167,7 +168,7 @@ def opened(path: Place, *, look: Look) -> Iterator[Opened]:
 
 def _check_rate(rate: int) -> None:
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-        raise ContainerError(f"its rate is {rate} Hz; expected {LOWEST_RATE} to {HIGHEST_RATE:,} Hz")
+        raise ContainerError(f"its sample rate is {rate} Hz; expected {LOWEST_RATE} to {HIGHEST_RATE:,} Hz")
 
 
 def _bytes_of(source: str | Path | bytes) -> BinaryIO:

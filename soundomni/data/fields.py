@@ -202,7 +202,8 @@ def _is_template(path: str) -> bool:
 
 
 def _in_path(value: str | float) -> str:
-    """Return a value as names of files have it: Parquet and pandas make whole numbers 30.0, where the name has 30."""
+    """Return a value in the spelling of file names: Parquet and pandas turn whole numbers into 30.0, but names say
+    30."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 

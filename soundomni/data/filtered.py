@@ -1,4 +1,4 @@
-"""A dataset without the clips that filters leave out, and with what filters say about the others.
+"""A dataset without the clips that filters leave out, with the other items as the filters describe them.
 
 Shape letters: C audio channels, S samples.
 """
@@ -16,11 +16,12 @@ from soundomni.core.interfaces import Dataset, Encoding, Filter, Item, Skip
 class Filtered(Dataset):
     """The clips of a dataset that every filter keeps, in the same order.
 
-    A clip that a filter rejects only once it has been read raises RejectedAudioError.
+    Reading a clip that a filter then rejects raises RejectedAudioError.
 
     Args:
         dataset: all clips.
-        filters: name → filter, in the order in which they are asked; each gets the item as the one before returned it.
+        filters: name → filter, in the order in which they are asked; each gets the item that the one before it
+            returned.
 
     Raise DataError if no clip is left, SpecError for a filter of encoded clips that wants to hear them, and PluginError for one that
     returns something else than an item or a reason, an item of another clip, or texts of a wrong type.
@@ -124,6 +125,4 @@ def _group(name: str) -> str:
 def _check_encoded(filters: Mapping[str, Filter]) -> None:
     for name, one in filters.items():
         if type(one).reject is not Filter.reject:
-            raise SpecError(
-                f"filter '{name}' hears clips, but those of its dataset are encoded. Use the dataset of audio, or remove the filter"
-            )
+            raise SpecError(f"filter '{name}' hears clips, but its dataset is encoded. Use a dataset of audio, or remove the filter")

@@ -29,11 +29,11 @@ class Step:
         batches: this rank's packed batches; one may be empty if none of its clips could be read.
         state: state of the data after this step, for JSON; the same on all ranks.
         counts: counts of this step, to be added up over steps. `samples`, `tokens`, `budget` (tokens that would have
-            fit), `seen` (clips tried), `unreadable` (clips that could not be read) and `rejected` (clips that a filter left
-            out after they were read) count this rank's batches, to be added up over ranks too. `unlisted` counts files that
-            the listing found unreadable, so that they are never tried: rank 0 gives them with the first step of a fresh
-            run, and otherwise it is 0, so it also adds up over ranks. `refused` and `ineligible` count samples that planning
-            left out, the same on all ranks.
+            fit), `seen` (clips tried), `unreadable` (clips that could not be read) and `rejected` (clips that a filter
+            left out after they were read) count this rank's batches, to be added up over ranks too. `unlisted` counts
+            files that the listing found unreadable and that are therefore never tried: rank 0 reports them with the
+            first step of a fresh run; otherwise it is 0, so it also adds up over ranks. `refused` and `ineligible`
+            count samples that planning left out, the same on all ranks.
     """
 
     batches: tuple[PackedBatch, ...]

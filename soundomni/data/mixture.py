@@ -43,7 +43,7 @@ class _Purpose(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A dataset and how it is used; it has the fields of MixtureEntry, and filters have already been applied."""
+    """A dataset and how it is used: the fields of MixtureEntry, with filters already applied."""
 
     dataset: Dataset
     tasks: Mapping[str, float]
@@ -226,17 +226,17 @@ class Mixture:
 
 
 def open_entry(name: str, entry: MixtureEntry, build: Build, *, skip_limit: float) -> tuple[Dataset, dict[str, Augmentation]]:
-    """Build a dataset of a spec as `open_dataset` does, without the clips that its filters leave out, and its augmentations.
+    """Build a dataset of a spec as `open_dataset` does, apply its filters, and build its augmentations.
 
-    Raise DataError also if the filters leave out every clip, and SpecError if the clips are encoded and have augmentations.
+    Also raise DataError if the filters leave out every clip, and SpecError if encoded clips have augmentations.
     """
     filters = _built("filter", f"data.datasets.{name}.filters", entry.filters, build)
     augmentations = _built("augmentation", f"data.datasets.{name}.augmentations", entry.augmentations, build)
     dataset = open_dataset(entry.source, build, skip_limit=skip_limit)
     if augmentations and dataset.encoding is not None:
         raise SpecError(
-            f"data.datasets.{name}.augmentations has {', '.join(augmentations)}; expected none, because the clips of this dataset are "
-            "encoded. Use the dataset of audio, or remove them"
+            f"data.datasets.{name}.augmentations has {', '.join(augmentations)}; expected none, because the clips "
+            "of this dataset are encoded. Use a dataset of audio, or remove the augmentations"
         )
     return (Filtered(dataset, filters) if filters else dataset), augmentations
 
@@ -297,7 +297,8 @@ def _tasks_of(name: str, source: Source, known: Mapping[str, Task]) -> tuple[tup
 
 
 def _built(kind: str, key: str, slots: Mapping[str, Slot | None], build: Build) -> dict[str, Any]:
-    """Build the named plugins of a dataset, without those that a later layer removed. Raise SpecError, which names the key."""
+    """Build the named plugins of a dataset, except for those that a later layer removed. Raise SpecError, naming the
+    key."""
     made: dict[str, Any] = {}
     for name, slot in slots.items():
         try:

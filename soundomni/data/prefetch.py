@@ -20,9 +20,9 @@ PendingSample = Callable[[], Sample]
 class ClipReader:
     """Reads clips in threads: decoding and resampling release the interpreter.
 
-    A sample whose clip cannot be read, or that a filter rejects, is left out, named once in the log `soundomni.data` and counted;
-    nothing replaces it. Whether there are too many of them is for the run to decide, which knows the counts of all ranks and of the time
-    before it was resumed.
+    A sample whose clip cannot be read, or is rejected by a filter, is left out, named once in the log `soundomni.data`
+    and counted; nothing replaces it. Whether there are too many is for the run to decide, which knows the counts of all
+    ranks and of the time before it was resumed.
 
     Args:
         mixture, writer: where clips come from, and how they are written.

@@ -71,7 +71,7 @@ class SampleWriter:
 
     @property
     def feature_dims(self) -> dict[str, int]:
-        """Dimensions of the features of each modality that hears clips, by its name."""
+        """Feature dimensions of each modality whose clips the model hears, by its name."""
         heard = (one for one in self._writer.modalities.values() if isinstance(one, HeardModality))
         return {one.name: one.spec.feature_dim for one in heard if one.spec.source == "waveform"}
 
@@ -327,7 +327,7 @@ def _check_gap(template: SegmentTemplate, modality: HeardModality | CodecModalit
     if (template.gap or template.known) and isinstance(modality, CodecModality) and not modality.keeps:
         raise SpecError(
             "it keeps frames of its target, but the backbone cannot tell them from noisy ones. Set "
-            f"model.modalities.{modality.name}.objective.shows_known to true, or leave out the task"
+            f"model.modalities.{modality.name}.objective.shows_known to true, or remove the task"
         )
     if template.gap is not None and isinstance(modality, CodecModality) and modality.target_attend == Attend.CAUSAL:
         raise SpecError(

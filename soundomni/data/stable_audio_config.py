@@ -1,4 +1,4 @@
-"""stable-audio-tools' configs of datasets, as the section `data.datasets` of a spec."""
+"""Translates stable-audio-tools' dataset configs into the section `data.datasets` of a spec."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _SILENCE_NOTE = "the filter silence judges the RMS level of a clip; there, clips
 
 @dataclass(frozen=True, kw_only=True)
 class Clips:
-    """What a model needs of its clips.
+    """What clips must be like for a model.
 
     Args:
-        sample_rate, channels, downsampling_ratio: those of its codec.
-        seconds: longest clip; longer files are cut at a random place.
-        tasks: weights of the tasks; None for a codec, which has none.
-        captions: whether clips need one.
+        sample_rate, channels, downsampling_ratio: the codec's.
+        seconds: length of the longest clip; a random part is used of longer files.
+        tasks: weights of the tasks; None for a codec, which has no tasks.
+        captions: whether every clip needs a caption.
     """
 
     sample_rate: int
@@ -47,7 +47,8 @@ class Clips:
 def read_datasets(tree: Any, clips: Clips) -> Translation:
     """Return the datasets of a config from parsed JSON.
 
-    Raise SpecError if it is not such a config, has an unknown key or a wrong value, or asks for what no dataset here does.
+    Raise SpecError if it is not such a config, has an unknown key or a wrong value, or asks for something that no
+    dataset here can do.
     """
     top = Section(tree, "")
     kind = top.take("dataset_type", str)
@@ -56,7 +57,7 @@ def read_datasets(tree: Any, clips: Clips) -> Translation:
         raise SpecError(f"dataset_type is '{kind}'; expected one of {known}.{did_you_mean(kind, KINDS)}")
     _refuse_hook(top)
     expected = "mono" if clips.channels == 1 else "stereo"
-    top.expect("force_channels", expected, by=f"a model of {clips.channels} channels", default=expected)
+    top.expect("force_channels", expected, by=f"a model with {clips.channels} channels", default=expected)
     given = top.take("datasets", list[dict[str, Any]])
     if not given:
         raise SpecError("datasets is []; expected at least one, with the keys id and path")
@@ -125,13 +126,13 @@ def _shards(top: Section, sections: list[Section], clips: Clips) -> Sources:
 
 
 def _encoded(top: Section, sections: list[Section], clips: Clips) -> Sources:
-    """Read latents that were encoded before."""
+    """Read latents that were encoded beforehand."""
     if clips.tasks is None:
         raise SpecError("dataset_type is 'pre_encoded'; expected audio_dir or wds, because training a codec needs audio")
     top.expect("latent_extension", "npy", by=READER, default="npy")
     for name in ("min_length_sec", "max_length_sec"):
         if name in top:
-            raise SpecError(f"{name} is given; expected none, because {READER} takes clips of all lengths. Remove it, and these clips")
+            raise SpecError(f"{name} is given; expected none, because {READER} takes clips of any length. Remove it, and these clips")
     common, random = top.take("latent_crop_length", int, None), top.take("random_crop", bool, False)
     sizes = {"sample_rate": clips.sample_rate, "downsampling_ratio": clips.downsampling_ratio, "channels": clips.channels}
     found, notes = [], []
@@ -150,11 +151,11 @@ KINDS: Mapping[str, Callable[[Section, list[Section], Clips], Sources]] = {
     "s3": _shards,
     "pre_encoded": _encoded,
 }
-"""`dataset_type` → what reads its keys; "s3" is an older name of "wds"."""
+"""`dataset_type` → function that reads its keys; "s3" is an older name for "wds"."""
 
 
 def _refuse_hook(section: Section) -> None:
-    """Raise SpecError for a Python file that stable-audio-tools would run on every clip."""
+    """Raise SpecError if the config names a Python file for stable-audio-tools to run on every clip."""
     if HOOK not in section:
         return
     file = shown(section.take(HOOK, str))
@@ -166,19 +167,17 @@ def _refuse_hook(section: Section) -> None:
 
 
 def _check_crop(top: Section) -> None:
-    """Raise SpecError if clips are to be cut at their beginning."""
+    """Raise SpecError if longer clips are always used from their beginning."""
     if not top.take("random_crop", bool, True):
-        raise SpecError(
-            "random_crop is false; expected true, because longer clips are cut at a random place here. Cut the files beforehand"
-        )
+        raise SpecError("random_crop is false; expected true, because a random part of longer clips is used here. Cut the files beforehand")
 
 
 def _name(section: Section, taken: Mapping[str, Any]) -> str:
-    """Return the name of a dataset: its id, as far as a name can have its characters."""
+    """Return the name of a dataset: its id, without characters that names cannot have."""
     id = section.take("id", str, PurePath(section.take("path", str)).name)
     name = slug(id, default="dataset")
     if name in taken:
-        raise SpecError(f"{join(section.key, 'id')} is '{id}', which is taken; expected another name for each dataset")
+        raise SpecError(f"{join(section.key, 'id')} is '{id}', which is already taken; expected a different id for each dataset")
     return name
 
 
@@ -187,5 +186,5 @@ def _slot(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def in_seconds(num_samples: int, rate: int) -> float:
-    """Return a length in seconds with six decimals, rounded up: a cut takes the whole samples in it."""
+    """Return a length in seconds with six decimals, rounded up, because a cut keeps only the whole samples in it."""
     return math.ceil(num_samples / rate * 1e6) / 1e6

@@ -50,8 +50,9 @@ class ByteLayer(nn.Module):
 class BytesEncoder(Encoder):
     """Embeds the bytes of a text and lets them see each other: a token for each byte, and one for the end.
 
-    A convolution over neighboring bytes comes before the transformer, so that short words are learned sooner (Kim et al. 2016, section
-    2.2). Any text in any language is read as it is, without a vocabulary. Features of a text do not depend on other texts of the batch.
+    A convolution over neighboring bytes comes before the transformer, so that short words are learned sooner (Kim et
+    al. 2016, section 2.2). It reads any text in any language as it is, without a vocabulary. A text's features do not
+    depend on other texts in the batch.
 
     Args:
         feature_dim: feature dimensions F.

@@ -1,7 +1,7 @@
 """The diffusion transformer of Stable Audio 3 as a backbone over packed clips.
 
-It is that of `dit` with RMSNorm everywhere, timesteps as fixed features, and known frames that are shown to every layer (facts from the
-published code of stable-audio-3, 2026).
+It is the transformer of `dit`, with RMSNorm everywhere, timesteps as fixed features, and known frames shown to every
+layer (according to the published code of stable-audio-3, 2026).
 
 Shape letters: M clips, E hidden dimensions, F condition dimensions.
 """
@@ -21,7 +21,7 @@ from soundomni.experts.number import fixed_frequencies
 
 LOWEST_LOG_SNR, HIGHEST_LOG_SNR = -12.0, 5.0
 MARGIN = 1e-7
-"""Timesteps so near to 0 or 1 have the log-SNR of this distance."""
+"""Timesteps closer to 0 or 1 than this get the log-SNR at this distance."""
 
 
 class FixedTimes(TimeNetwork):
@@ -31,7 +31,8 @@ class FixedTimes(TimeNetwork):
 
     Args:
         hidden_dim: E.
-        log_snr: first map a timestep t to its log-SNR log((1 − t) / t), limited to −12 … 5 and scaled to 1 … 0.
+        log_snr: whether to first map a timestep t to its log-SNR log((1 − t) / t), limited to −12 … 5 and scaled to 1 …
+            0.
     """
 
     def __init__(self, hidden_dim: int, *, log_snr: bool) -> None:
@@ -51,11 +52,12 @@ class FixedTimes(TimeNetwork):
 
 
 class DiT3Backbone(DiTNetwork):
-    """Diffusion transformer of Stable Audio 3, for clips of any lengths and prompts in one batch.
+    """Diffusion transformer of Stable Audio 3, for clips with different lengths and prompts in one batch.
 
-    It differs from `dit` in three ways. Its norms are RMSNorm, in front of every branch and on the queries and keys of each head. Its
-    features of timesteps are fixed. And with an objective that shows known frames, these reach every layer through a network of their own
-    instead of the input. Timesteps and global conditions scale, shift and gate every layer. The router has to be `dense`.
+    It differs from `dit` in three ways. Its norms are RMSNorm, in front of every branch and on the queries and keys of
+    each head. Its timestep features are fixed. And if the objective shows known frames, every layer has a network of
+    its own that adds them, instead of the input. Timesteps and global conditions scale, shift and gate every layer. The
+    router has to be `dense`.
 
     Stable Audio 3 medium has hidden_dim 1536, 24 layers, 24 heads, condition_dim 768 and differential attention; small has hidden_dim
     1024, 20 layers, 16 heads and condition_dim 768.
@@ -65,12 +67,12 @@ class DiT3Backbone(DiTNetwork):
         router: builds the feed-forward networks (runtime).
         hidden_dim: hidden size E.
         num_layers: number of layers.
-        num_heads: number of heads; those of a size below 64 rotate all of their dimensions but at most 32, others half of them.
+        num_heads: number of heads; heads of at least 64 dimensions rotate half of them, smaller heads up to 32.
         condition_dim: dimensions F of condition tokens; None means E.
-        project_conditions: whether condition tokens are mapped to E dimensions instead of F before layers see them.
+        project_conditions: whether condition tokens are mapped to E dimensions instead of F before the layers see them.
         num_memory: learned tokens in front of each clip.
         differential: whether attention is the difference of two attentions with the same values.
-        log_snr_times: whether the network is shown the log-SNR of a timestep instead of the timestep.
+        log_snr_times: whether the network sees the log-SNR of a timestep instead of the timestep.
     """
 
     plugin: ClassVar[str] = "dit-3"
@@ -113,7 +115,7 @@ class DiT3Backbone(DiTNetwork):
         )
 
     def take_hints(self, num_hints: int) -> None:
-        """Add a network for the hints of frames to every layer; it begins at zero."""
+        """Add a network for the hints of frames to every layer; its output starts at zero."""
         for layer in self.blocks:
             cast(DiTLayer, layer).take_hints(num_hints)
             cast(DiTLayer, layer).begin_at_zero()

@@ -63,7 +63,7 @@ class DiTSizes:
 class HeadNorms(nn.Module):
     """LayerNorm or RMSNorm of queries and keys, the same for all heads: `[N, h, d]` → `[N, h, d]`.
 
-    The result has the input's dtype, which values have too: autocast on a GPU lets LayerNorm return float32.
+    The result has the input's dtype, like the values: with autocast on a GPU, LayerNorm would return float32.
     """
 
     def __init__(self, head_dim: int, norm: Norm) -> None:
@@ -184,7 +184,7 @@ class HintEmbedding(nn.Module):
 
 
 class DiTLayer(nn.Module):
-    """Attention, attention to conditions if there are any, and a feed-forward network, each behind a norm.
+    """Attention, attention to conditions if there are any, and a feed-forward network, each after a norm.
 
     A layer that takes hints adds their embedding in front of the feed-forward network.
 
@@ -221,12 +221,12 @@ class DiTLayer(nn.Module):
         self.conditions = ConditionAttention(self.sizes, condition_dim=condition_dim)
 
     def take_hints(self, num_hints: int) -> None:
-        """Add the embedding of so many numbers of hints."""
+        """Add the embedding of hints with this many numbers."""
         self.hints = HintEmbedding(num_hints, self.sizes.hidden_dim)
 
     @torch.no_grad()
     def begin_at_zero(self) -> None:
-        """Set the weights to zero with which the layer writes to the residual stream, as published."""
+        """Zero the weights with which the layer writes to the residual stream, as published."""
         written = [self.attention.output, *(m.down for m in self.mlp.modules() if isinstance(m, GatedFeedForward))]
         written += [] if self.conditions is None else [self.conditions.output]
         written += [] if self.hints is None else [self.hints.outward]

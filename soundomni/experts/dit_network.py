@@ -1,5 +1,5 @@
-"""What the diffusion transformers of Stable Audio have in common: a backbone over packed clips (Evans et al. 2024a, section 3.1; Evans et
-al. 2024b, section 2.2; Peebles and Xie 2023).
+"""What the diffusion transformers of Stable Audio have in common: a backbone over packed clips (Evans et al. 2024a,
+section 3.1; Evans et al. 2024b, section 2.2; Peebles and Xie 2023).
 
 Shape letters: N stored tokens, M clips, E hidden dimensions, F condition dimensions, d head dimensions, r rotated dimensions, L leading
 tokens of a clip, V vocabulary.
@@ -43,7 +43,7 @@ class GlobalEmbedding(nn.Module):
         self.outward = nn.Linear(hidden_dim, hidden_dim, bias=False)
 
     def forward(self, vectors: Mapping[str, Tensor]) -> Tensor | None:
-        """Map `[M + 1, F]` of each name to `[M + 1, E]`; None if no clip has any of the conditions."""
+        """Map `[M + 1, F]` for each name to `[M + 1, E]`; return None if no clip has any of the conditions."""
         given = [layer(vectors[name]) for name, layer in self.inward.items() if name in vectors]
         if not given:
             return None
@@ -52,7 +52,7 @@ class GlobalEmbedding(nn.Module):
 
 
 class TimeNetwork(nn.Module):
-    """Linear–SiLU–Linear of features of timesteps: `[M, 256]` → `[M, E]`."""
+    """Linear–SiLU–Linear over timestep features: `[M, 256]` → `[M, E]`."""
 
     def __init__(self, hidden_dim: int) -> None:
         super().__init__()
@@ -68,19 +68,21 @@ class TimeNetwork(nn.Module):
 class DiTNetwork(Backbone):
     """Diffusion transformer that attends to conditions and knows the timestep of each clip.
 
-    It only has tokens of clips that are made: no text, no context. Texts and numbers are conditions of encoders that enter as "cross",
-    "global" or both. Clips of different lengths and prompts share a batch, and each only sees itself and its own conditions. Timesteps
-    and global conditions reach the network as one token in front of each clip, or scale, shift and gate every layer.
+    It only has tokens of clips to make: no text, no context. Texts and numbers are conditions whose encoders enter as
+    "cross", "global" or both. Clips with different lengths and prompts share a batch, and each only sees itself and its
+    own conditions. Timesteps and global conditions reach the network as one token in front of each clip, or scale,
+    shift and gate every layer.
 
     Args:
         vocab_size: not used, as there is no text.
         router: builds the feed-forward networks.
-        sizes: what all layers share.
+        sizes: sizes and settings that all layers share.
         num_layers: number of layers.
         time: maps timesteps `[M]` to `[M, E]`.
         condition_dim: dimensions F of condition tokens; None means E.
-        project_conditions: whether condition tokens are mapped to E dimensions instead of F before layers see them.
-        num_memory: learned tokens in front of each clip, in addition to that of a network that does not modulate.
+        project_conditions: whether condition tokens are mapped to E dimensions instead of F before the layers see them.
+        num_memory: learned tokens in front of each clip, in addition to the token for timesteps of a network that does
+            not modulate.
     """
 
     plugin: ClassVar[str]
@@ -138,9 +140,10 @@ class DiTNetwork(Backbone):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the initial weights as published; a backbone built on the meta device calls it once it has memory.
+        """Draw the initial weights as published. For a backbone built on the meta device, call this once it has memory.
 
-        Linear layers begin as torch draws them, but those that write to the residual stream at zero; memory is drawn from N(0, 1).
+        Linear layers start as torch initializes them, except that layers that write to the residual stream start at
+        zero; memory is drawn from N(0, 1).
         """
         for module in self.modules():
             if module is not self and callable(reset := getattr(module, "reset_parameters", None)):
@@ -151,7 +154,8 @@ class DiTNetwork(Backbone):
             nn.init.normal_(self.memory)
 
     def take_conditions(self, ways: Mapping[str, Collection[str]]) -> None:
-        """Add attention to conditions, and the embedding of global ones. The other weights stay as they were drawn."""
+        """Add attention to conditions, and the embedding of global conditions. The other weights stay as they were
+        drawn."""
         if "cross" in ways:
             width = self.hidden_dim if self.project_conditions else self.condition_dim
             num_heads = self.hidden_dim // self.head_dim
@@ -169,9 +173,9 @@ class DiTNetwork(Backbone):
         if "global" in ways:
             try:
                 self.globals = GlobalEmbedding(sorted(ways["global"]), condition_dim=self.condition_dim, hidden_dim=self.hidden_dim)
-            except KeyError as error:  # torch has attributes of some names
+            except KeyError as error:  # torch modules already have attributes with some names
                 raise SpecError(
-                    f"{self.plugin}: a global condition has a name that torch uses itself: {error}. Choose another name"
+                    f"{self.plugin}: a global condition has a name that torch already uses: {error}. Choose another name"
                 ) from error
 
     def embed(self, token_ids: Tensor) -> Tensor:
@@ -187,7 +191,8 @@ class DiTNetwork(Backbone):
         return hidden.new_zeros(0, self.vocab_size)
 
     def forward(self, streams: Sequence[Tensor], layout: Layout) -> tuple[list[Tensor], LossTerms]:
-        """Map the only stream `[N, E]` to the same tokens after all layers, and the auxiliary loss of the networks, if any.
+        """Map the only stream `[N, E]` to the same tokens after all layers, and return the auxiliary loss of the
+        networks, if any.
 
         The first L tokens of a clip are replaced. There is no norm after the last layer, as published.
         """
@@ -228,7 +233,7 @@ class DiTNetwork(Backbone):
 
 
 def check_sizes(plugin: str, router: Router, sizes: Mapping[str, int | None], *, num_memory: int) -> int:
-    """Return the dimensions d of a head, from sizes that have hidden_dim and num_heads. Raise SpecError if one is out of range."""
+    """Return the dimensions d of a head. Raise SpecError if a size is out of range."""
     require_positive(plugin, sizes)
     if num_memory < 0:
         raise SpecError(f"{plugin}: num_memory is {num_memory}; expected at least 0")
@@ -242,5 +247,5 @@ def check_sizes(plugin: str, router: Router, sizes: Mapping[str, int | None], *,
 
 
 def rotary_dim(head_dim: int) -> int:
-    """Return how many of d dimensions are rotated: half of them, but at least 32 if there are so many."""
+    """Return how many of d dimensions are rotated: half of them, but at least 32, or all d if there are fewer."""
     return min(head_dim, max(head_dim // 2, LEAST_ROTATED))

@@ -30,8 +30,8 @@ class T5Encoder(FrozenTextEncoder):
     Args:
         name: a folder with config.json, tokenizer.json and model.safetensors, or a Hub repository such as google-t5/t5-base.
         revision: revision of the repository; None for its main branch.
-        folder: where the model is, if `name` is not to be looked up: a folder with these files, or a diffusers pipeline with
-            text_encoder and tokenizer.
+        folder: load the model from here instead of looking `name` up: a folder with these files, or a diffusers
+            pipeline with text_encoder and tokenizer.
         max_tokens: tokens of the longest text without `pad_to`; longer ones are refused, never cut.
         pad_to: tokens of every text, at most `max_tokens`; longer ones are refused. None for as many as each text has.
         truncate: with `pad_to`, cut longer texts instead of refusing them; the end token stays.

@@ -31,7 +31,7 @@ class T5GemmaEncoder(FrozenTextEncoder):
     Args:
         name: a folder with config.json, tokenizer.json and model.safetensors, or a Hub repository such as google/t5gemma-b-b-ul2.
         revision: revision of the repository; None for its main branch.
-        folder: as in T5Encoder.
+        folder: see T5Encoder.
         max_tokens: tokens of the longest text without `pad_to`; longer ones are refused, never cut.
         pad_to: tokens of every text, at most `max_tokens`; longer ones are refused. None for as many as each text has.
         truncate: with `pad_to`, cut longer texts instead of refusing them.

@@ -34,7 +34,7 @@ class DDIMSampler(DataSampler):
         self.eta = check_noise_share("eta", eta, most=1.0)
 
     def straight_steps(self) -> tuple[float, ...] | None:
-        """Return the timesteps of all steps; None with fresh noise."""
+        """Return the timesteps of all steps; None if the steps add fresh noise."""
         return self.schedule.timesteps(self.num_steps) if self.eta == 0.0 else None
 
     def step(self, values: Tensor, estimates: Sequence[Estimate], next_timestep: float) -> tuple[Tensor, float]:

@@ -100,13 +100,13 @@ class FlowMatching(Objective):
 
     @property
     def has_timesteps(self) -> bool:
-        """True, but for a subclass with a `corrupt` of its own."""
+        """True, except for subclasses that override `corrupt`."""
         return type(self).corrupt is FlowMatching.corrupt
 
     def corrupt_to(
         self, clean: Representation, *, known: Tensor, noise: Tensor, generators: Sequence[torch.Generator], timestep: float
     ) -> Query:
-        """Mixes as `corrupt` does, with all clips at one timestep, which `shift` does not change; only ε is drawn."""
+        """Mix as `corrupt` does, but with all clips at one timestep, which `shift` does not change; only ε is drawn."""
         if not self.has_timesteps:
             return super().corrupt_to(clean, known=known, noise=noise, generators=generators, timestep=timestep)
         return self._mix(clean, known, noise, generators, [partial(self._timestep_of, timestep)] * len(generators))

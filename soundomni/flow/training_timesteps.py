@@ -20,7 +20,7 @@ CUT = 0.075
 LOG_SNR = (-6.0, 5.0)
 """Range of the log signal-to-noise ratio of "even-log-snr", as Stable Audio 3 has it."""
 MOST_LOG_SHIFT = 10.0
-"""Largest logarithm of a shift; nearly all timesteps are 1 long before."""
+"""Largest logarithm of a shift; nearly all timesteps are 1 long before that."""
 SHORT, LONG = 256, 4096
 """Frames of the clips for which `length_shift` gives its two values (Esser et al. 2024, section 5.3.2, as in stable-audio-tools)."""
 

@@ -47,7 +47,8 @@ class AugmentationSuite(ConformanceSuite):
             self.require(good, "tempo", f"tempo is {tempo!r}; expected {SLOWEST:g} to {FASTEST:g}")
 
     def test_change(self) -> None:
-        """A changed clip is float32, finite, with as many channels and S / tempo samples up to rounding; also one of a single sample."""
+        """A changed clip is float32 and finite, with as many channels as before and S / tempo samples up to rounding. A
+        clip may have a single sample."""
         made = self.built()
         for waveform, rate in self.clips():
             for seed in SEEDS:
@@ -76,7 +77,8 @@ class AugmentationSuite(ConformanceSuite):
                 self.require(np.array_equal(waveform, before), "in_place", "change changed its clip in place; expected a new array")
 
     def test_draws(self) -> None:
-        """Results depend only on the arguments: the same draws give the same bytes, in another instance and after other clips."""
+        """Results only depend on the arguments: the same draws give the same bytes, in another instance and after other
+        clips."""
         first, second = self.built(1), self.built(2)
         for waveform, rate in self.clips():
             for seed in SEEDS:
@@ -98,10 +100,10 @@ class AugmentationSuite(ConformanceSuite):
         expected = changed()
         found, failed = in_threads(changed)
         good = not failed and all(one == expected for one in found)
-        self.require(good, "threads", f"four threads got other clips than one{f': {failed[0]}' if failed else ''}")
+        self.require(good, "threads", f"four threads got different clips than one{f': {failed[0]}' if failed else ''}")
 
     def test_mask(self) -> None:
-        """A mask is None or bool `[T, F]`, also for a single token."""
+        """A mask is None or bool `[T, F]`, even for a single token."""
         made = self.built()
         for num_tokens, feature_dim in ((1, 1), (1, 80), (60, 7), (300, 128)):
             for seed in SEEDS:

@@ -21,7 +21,7 @@ class FilterSuite(ConformanceSuite):
     """Clauses of `soundomni.core.interfaces.Filter`.
 
     Attributes:
-        attributes: further fields that the items of the suite have, for filters that read some.
+        attributes: more fields for the suite's items, for filters that read them.
     """
 
     kind: ClassVar[str] = "filter"
@@ -49,7 +49,7 @@ class FilterSuite(ConformanceSuite):
         return found
 
     def test_describe(self) -> None:
-        """`describe` returns an item of the same clip, complete, or the reason for leaving it out as one line."""
+        """`describe` returns a complete item of the same clip, or the reason to leave it out in one line."""
         made = self.built()
         for item in self.items():
             found = made.describe(item)
@@ -63,7 +63,8 @@ class FilterSuite(ConformanceSuite):
             self.require(texts, "describe", f"describe('{item.key}') gave the captions {found.captions!r}; expected a tuple of texts")
 
     def test_reject(self) -> None:
-        """`reject` returns None or a reason in one line, for clips of any length, mono, stereo and silent, and changes none."""
+        """`reject` returns None or a reason in one line, for mono, stereo and silent clips of any length, and changes
+        none."""
         made = self.built()
         for number, item in enumerate(self.items()):
             noise = np.random.default_rng(number).uniform(-0.5, 0.5, (1 + number % 2, item.num_samples)).astype(np.float32)
@@ -73,14 +74,14 @@ class FilterSuite(ConformanceSuite):
                 if reason is not None:
                     self.require(isinstance(reason, str), "reject", f"reject returned a {type(reason).__name__}; expected None or a reason")
                     self._one_line("reject", f"reject('{item.key}')", reason)
-                self.require(np.array_equal(clip, before), "reject", "reject changed the clip in place; expected it to stay")
+                self.require(np.array_equal(clip, before), "reject", "reject changed the clip in place; expected no change")
 
     def test_stable(self) -> None:
-        """Answers depend only on the arguments: another instance, as on another rank, gives the same ones."""
+        """Answers only depend on the arguments: another instance, as on another rank, gives the same answers."""
         first, second = self.built(1), self.built(2)
         items = self.items()
         for item, other in zip(items, reversed(items), strict=True):
-            first.describe(other)  # whatever was asked before must not matter
+            first.describe(other)  # earlier questions must not matter
             self.require(first.describe(item) == second.describe(item), "stable", f"describe('{item.key}') differs in another instance")
             clip = np.random.default_rng(0).uniform(-0.5, 0.5, (1, item.num_samples)).astype(np.float32)
             found = [one.reject(item, clip, item.sample_rate) for one in (first, second)]

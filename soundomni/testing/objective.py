@@ -350,8 +350,8 @@ class ObjectiveSuite(ConformanceSuite):
         self.require(lower >= number(loss), "velocity", message)
 
     def test_timesteps(self) -> None:
-        """With `has_timesteps`, `corrupt_to` gives all frames that count one timestep, which is higher for a higher argument, and mixes
-        in the same noise for the same generators."""
+        """If `has_timesteps` is set, `corrupt_to` gives all frames that count one timestep, higher for a higher
+        argument, and mixes in the same noise for the same generators."""
         objective = self.built()
         if not objective.has_timesteps:
             return
@@ -360,14 +360,14 @@ class ObjectiveSuite(ConformanceSuite):
         for timestep in (0.25, 0.5, 0.75):
             generators = [generator(clip) for clip in range(len(LENGTHS))]
             query = objective.corrupt_to(clean, known=known, noise=torch.tensor(NOISE), generators=generators, timestep=timestep)
-            self.require_close(query.loss_mask, self._counted(), 0.0, "timesteps", "corrupt_to has another loss_mask than corrupt")
+            self.require_close(query.loss_mask, self._counted(), 0.0, "timesteps", "corrupt_to and corrupt differ in loss_mask")
             found = sorted(set(query.timesteps[query.loss_mask].tolist()))
             self.require(len(found) == 1, "timesteps", f"corrupt_to({timestep:g}) gave {len(found)} timesteps; expected one for all frames")
             later = found[0] > before
             self.require(later, "timesteps", f"corrupt_to({timestep:g}) gave the timestep {found[0]:.3g}; expected one above {before:.3g}")
             before = found[0]
             starts.append(self.start(objective, query, clean.values).masked_fill(~query.loss_mask[:, None], 0.0))
-            message = f"corrupt_to({timestep:g}) used other noise than at an earlier timestep"
+            message = f"corrupt_to({timestep:g}) used different noise than at an earlier timestep"
             self.require_close(starts[-1], starts[0], 1e-3, "timesteps", message)
 
     def test_no_targets(self) -> None:

@@ -151,7 +151,8 @@ class SamplerSuite(ConformanceSuite):
         self.require_close(result, data, self.tolerance, "begin", f"{which} ε − x0 did not lead from the middle to x0")
 
     def test_straight_steps(self) -> None:
-        """If `straight_steps` gives timesteps, each step follows its one prediction in a straight line from one of them to the next."""
+        """If `straight_steps` gives timesteps, each step follows its only prediction in a straight line from one to the
+        next."""
         sampler = self.built()
         timesteps = sampler.straight_steps()
         if timesteps is None:

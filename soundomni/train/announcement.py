@@ -23,9 +23,10 @@ from soundomni.train.latent_fitting import is_used
 from soundomni.train.terminal import tell
 
 SPREAD_CLIPS, SPREAD_SECONDS, SPREAD_BATCHES = 8, 5.0, (1, 2, 4, 8)
-"""Clips, and seconds of each, of which the spread of latents is measured, and how many packed batches are searched for them."""
+"""Number of clips, and seconds of each, for measuring the spread of latents; and number of packed batches to look for
+them."""
 LEAST_SPREAD, MOST_SPREAD = 0.5, 2.0
-"""Standard deviations of latents that match noise of 1 well enough."""
+"""Range of the latents' standard deviation that matches noise of 1 well enough."""
 
 
 def announce(mixture: Mixture, writer: SampleWriter, spec: DataSpec, *, codec_rate: int) -> set[str]:
@@ -52,14 +53,15 @@ def announce(mixture: Mixture, writer: SampleWriter, spec: DataSpec, *, codec_ra
 
 
 def announce_latents(model: UnifiedModel, spec: ModelSpec, mixture: Mixture, loader: PackedLoader) -> None:
-    """Warn on stderr of latents that are mixed with noise of standard deviation 1, but have another one themselves.
+    """Warn on stderr about latents that are mixed with noise of standard deviation 1, but have a different one
+    themselves.
 
-    Timesteps then stand for other shares of noise than the objective means, and sounds come out too loud, too quiet or as noise.
+    Timesteps then mean other shares of noise than intended, and sounds come out too loud, too quiet or as noise.
 
     Args:
-        model: the model, whose codecs and normalization are fitted.
+        model: the model, with fitted codecs and normalization.
         spec: its spec.
-        mixture, loader: those of the run.
+        mixture, loader: the run's.
     """
     for modality in model.all_made:
         if modality.objective.predicts != "velocity" or not is_used(modality, model, mixture):
@@ -69,16 +71,17 @@ def announce_latents(model: UnifiedModel, spec: ModelSpec, mixture: Mixture, loa
             continue
         key = written_key(f"model.modalities.{modality.name}.normalize", spec)
         if spec.used[modality.name].normalize == "none":
-            cure = f"Set {key} to global, which divides them all by one number, or to channel"
+            cure = f"Set {key} to global, which divides all latents by one number, or to channel"
         else:
-            cure = "They were normalized for other data or another codec. Train on what the starting model was trained on, or change " + key
-        told = f"the latents of '{modality.name}' have a standard deviation of {spread:.3g}; expected about 1, as the noise has"
+            cure = "They were normalized for other data or another codec. Use data like the starting model's, or change " + key
+        told = f"the latents of '{modality.name}' have a standard deviation of {spread:.3g}; expected about 1, like the noise"
         tell(f"warning: {told}. {cure}")
 
 
 @torch.no_grad()
 def _spread(modality: MadeModality, loader: PackedLoader) -> float | None:
-    """Return the standard deviation of the normalized latents of the first clips of a run; None if its first batches have none."""
+    """Return the standard deviation of the normalized latents of a run's first clips; None if its first batches have
+    none."""
     found: list[Clips] = []
     for count in SPREAD_BATCHES:
         found = [clips for batch in loader.preview_batches(count) if len(clips := batch.of(modality.name))]

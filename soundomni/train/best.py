@@ -122,7 +122,8 @@ class Best:
 
 
 def check_best(spec: ValidationSpec, losses: Collection[str], *, timed: Collection[str] = ()) -> None:
-    """Raise SpecError if no run of a model with these losses, `timed` also at single timesteps, measures `validation.best`.
+    """Raise SpecError if a model with these losses, some of them (`timed`) also at single timesteps, never measures
+    `validation.best`.
 
     Whether this run measures it depends on what is held out; that shows at the first measurement.
     """

@@ -1,4 +1,4 @@
-"""Codecs whose weights would be random: what a model learns of their latents, no other decoder can turn into sound."""
+"""Finds codecs whose weights would be random. A model that learns their latents would only make noise."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from soundomni.train.start_weights import Start
 
 
 def takes_weights(slot: Slot, *, trust_class_paths: bool = False) -> bool:
-    """Return whether a codec has an argument `weights` that its slot leaves empty."""
+    """Return whether a codec has an argument `weights` that its slot does not set."""
     arguments = registry.validate_init_args("codec", slot, trust_class_paths=trust_class_paths)
     return "weights" in arguments and arguments["weights"] is None
 
 
 def find_random_codecs(spec: Spec, start: Start | None, *, trust_class_paths: bool = False) -> list[str]:
-    """Return a line for each codec of a model that would have random weights; none if `train.random_codec` allows that.
+    """Return a line for each codec of a model that would have random weights, unless `train.random_codec` allows it.
 
     A codec is fine if it has no parameters, takes no weights, or gets them from the model that training starts from.
 
     Args:
         spec: the resolved spec of a new run.
-        start: the model that it starts from; None for none.
+        start: the model that it starts from; None if there is none.
         trust_class_paths: whether plugins may be named by import path.
     """
     if spec.model is None or (spec.train is not None and spec.train.random_codec):
@@ -39,8 +39,9 @@ def find_random_codecs(spec: Spec, start: Start | None, *, trust_class_paths: bo
         if takes_weights(slot, trust_class_paths=trust_class_paths) and _has_parameters(slot, trust_class_paths=trust_class_paths):
             key = written_key(f"model.modalities.{name}.codec", spec.model)
             lines.append(
-                f"{key}.weights is null; training needs a file, because codec '{slot.class_path}' would have random weights, with which a "
-                f"model only makes noise. Train the codec first or import one, and set {key}.weights; for a test, set train.random_codec"
+                f"{key}.weights is null; training needs a file, because codec '{slot.class_path}' would have random "
+                "weights, and the model would only make noise. Train the codec first or import one, and set "
+                f"{key}.weights; for a test, set train.random_codec"
             )
     return lines
 

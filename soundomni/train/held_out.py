@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 
 
 class _Found(NamedTuple):
-    """What batches give: the names of the losses, the names of those counted by element, and two float64 tensors, the losses
-    `[batches, losses, (sum, count)]` and the number of clips in each batch."""
+    """Results of batches: the names of the losses, the names of the losses that are counted by element, and two float64
+    tensors, the losses `[batches, losses, (sum, count)]` and the number of clips in each batch."""
 
     names: list[str]
     counted: list[str]
@@ -99,15 +99,15 @@ class HeldOut:
         return read_in_turn(batches, self.reader)
 
     def _measure(self) -> _Found | None:
-        """Return what all batches give. Return None if asked to stop."""
+        """Return the results of all batches, or None if asked to stop."""
         found = self._losses(self.batches, [None])
         return None if found is None else found[0]
 
     def _at_timesteps(self) -> dict[str, float] | None:
-        """Return the losses with all clips at each of `validation.timesteps`, by name. Return None if asked to stop.
+        """Return the losses with all clips at each of `validation.timesteps`, by name, or None if asked to stop.
 
-        With n timesteps, these are the losses of every n-th batch of a dataset and task that makes clips, so that all timesteps together
-        take about as long as the other losses. Clips and noise are the same at every timestep.
+        With n timesteps, they are measured on every n-th batch of each dataset and task that makes clips, so all
+        timesteps together take about as long as the other losses. Clips and noise are the same at every timestep.
         """
         timed, timesteps = getattr(self.module, "timed_losses", ()), self.train.validating.timesteps
         if not timed or not timesteps:
@@ -130,7 +130,8 @@ class HeldOut:
         return measured
 
     def _losses(self, batches: Sequence[PlannedBatch], timesteps: Sequence[float | None]) -> list[_Found] | None:
-        """Return what the batches give at each timestep; at None, each clip has its own. Return None if asked to stop."""
+        """Return the results of the batches at each timestep (None: each clip has its own), or None if asked to
+        stop."""
         size, rank, count = self.world.size, self.world.rank, len(batches)
         mine = range(rank, count, size)
         rounds = -(-count // size)

@@ -1,6 +1,7 @@
-"""Finding the model that `train.teacher` learns from, in a new run and in one that is resumed, and building its network.
+"""Finding the teacher of `train.teacher`, in a new run and in one that is resumed, and building its network.
 
-A run keeps the digest of its teacher in every checkpoint, but never its weights: resuming reads them again from `model.start`.
+A run keeps the digest of its teacher in every checkpoint, but never its weights: a resumed run reads them again from
+`model.start`.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from soundomni.train.start_weights import CHOICES, Start, open_start
 from soundomni.train.teacher import Course, Teacher, check_guided
 
 KEY = "teacher"
-"""Key of the digest in the state of a checkpoint."""
+"""Key of the digest in a checkpoint's state."""
 CODEC = ("codec", "normalizer")
-"""Parts that the teacher shares with the model that learns, and that training does not change."""
+"""Parts that training does not change and that the teacher shares with the learning model."""
 
 
 @dataclass(frozen=True)
 class TeacherSource:
-    """Where the weights of a teacher come from.
+    """Source of a teacher's weights.
 
     Args:
         start: the model directory.
@@ -57,7 +58,8 @@ class TeacherSource:
 
 
 def find_teacher(spec: Spec, world: World, start: Start | None, *, trust_class_paths: bool = False) -> TeacherSource | None:
-    """Find the teacher of a resolved spec, the same on every rank; None for a run without one. Every rank must call this.
+    """Find the teacher of a resolved spec, the same on every rank; None for a run without a teacher. Every rank must
+    call this.
 
     Args:
         spec: the spec.
@@ -66,8 +68,8 @@ def find_teacher(spec: Spec, world: World, start: Start | None, *, trust_class_p
         trust_class_paths: whether plugins may be named by import path.
 
     Raises:
-        CheckpointError: a run that is resumed cannot find its teacher any more.
-        SpecError: the spec changes more of the teacher than its samplers and guidance, or the teacher cannot be guided.
+        CheckpointError: a resumed run can no longer find its teacher.
+        SpecError: the spec changes more than the samplers and guidance of the teacher, or the teacher cannot be guided.
     """
     if spec.train is None or spec.train.teacher is None:
         return None
@@ -98,13 +100,14 @@ def _check_same(spec: Spec, start: Start) -> None:
     changed = changed_keys({"model": own}, {"model": new}, may_change=may_change)
     if changed:
         raise SpecError(
-            f"train.teacher: the spec changes {changed[0]} of '{start.name}', but a model has the form of its teacher, apart from sampler "
-            "and guidance. Leave this key out"
+            f"train.teacher: the spec changes {changed[0]} of '{start.name}', but a model may only differ from its "
+            "teacher in sampler and guidance. Leave this key out"
         )
 
 
 def _guidance(spec: Spec, start: Start) -> dict[str, GuidanceSpec]:
-    """Return the guidance of the teacher for each modality that is made: that of `train.teacher`, or of its own spec."""
+    """Return the teacher's guidance for each modality that is made, from `train.teacher` or from the teacher's own
+    spec."""
     assert spec.train is not None and spec.train.teacher is not None, "the caller checked it"
     given = spec.train.teacher.guidance
     return {name: one.guidance if given is None else given for name, one in start.own.of_model.all_made.items()}
@@ -118,7 +121,8 @@ def _digest(directory: Path) -> str:
 def build_teacher(
     source: TeacherSource, spec: Spec, student: UnifiedModel, world: World, *, vocab_size: int, trust_class_paths: bool = False
 ) -> Teacher:
-    """Build the teacher of a model that is on its device already, sharded in the same way; each rank reads only its own rows.
+    """Build the teacher of a model that is already on its device, sharded in the same way; each rank only reads its own
+    rows.
 
     Raise CheckpointError if its weights cannot be read.
     """

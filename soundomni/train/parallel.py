@@ -233,8 +233,9 @@ def open_world(
 
     Args:
         parallel: how processes share the work.
-        environment: variables of torchrun.
-        device: device of the tensors that processes exchange; None for the GPU with this process's number, or the CPU without GPUs.
+        environment: torchrun's variables.
+        device: device of the tensors that processes exchange; None for the GPU with this process's number, or the CPU
+            if there are no GPUs.
         timeout: how long processes wait for each other; None for PyTorch's default.
 
     Raises:

@@ -108,7 +108,7 @@ def build_parts(
         home: on rank 0, the run directory.
         opened: what was found in it.
         start: the model to start from, for a new run that has one.
-        teacher: the model to learn from, for a run that has one.
+        teacher: the model to learn from, if the run has one.
         allowed: keys that may change, see `check_unchanged`.
         trust_class_paths: whether plugins may be named by import path.
     """

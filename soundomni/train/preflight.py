@@ -58,7 +58,7 @@ def _check_codec(spec: Spec, section: CodecSpec, *, trust_class_paths: bool) -> 
     if train.lora is not None:
         raise SpecError("train.lora adapts expert streams, but the spec trains a codec. Leave train.lora out")
     if train.teacher is not None:
-        raise SpecError("train.teacher teaches a model, but the spec trains a codec. Leave train.teacher out")
+        raise SpecError("train.teacher only applies to models, but the spec trains a codec. Leave train.teacher out")
     _check_balance(section.balance)
     try:
         module = codec_without_memory(section, train, trust_class_paths=trust_class_paths)

@@ -1,6 +1,7 @@
-"""Optimizers, schedules, averages and intervals of stable-audio-tools' configs, as the section `train` of a spec.
+"""Translates optimizers, schedules, averages and intervals of stable-audio-tools' configs into the section `train` of a
+spec.
 
-A key that a config omits has the default of stable-audio-tools or, within an optimizer, of torch.
+A key that a config omits has stable-audio-tools' default or, within an optimizer, torch's.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from soundomni.core.pretrained.config_sections import Section, Translation
 from soundomni.core.spec.values import join
 
 STEPS = 1_000_000
-"""Steps of a run that has no end in stable-audio-tools."""
+"""Number of steps for a run, which stable-audio-tools would never end."""
 EMA_DECAY = 0.9999
 DECAYS = {"AdamW": 0.01, "Adam": 0.0, "FusedAdam": 0.0}
-"""Name of an optimizer → its weight decay if a config has none."""
+"""Name of an optimizer → its weight decay if a config does not set it."""
 DEFAULTS = {"autoencoder": (False, "AdamW", (0.8, 0.99)), "diffusion": (True, "Adam", (0.9, 0.999))}
-"""Network → whether its weights are averaged by default, and the optimizer that stable-audio-tools makes of a `learning_rate`."""
+"""Network → whether its weights are averaged by default, and the optimizer that stable-audio-tools uses for
+`learning_rate`."""
 BY = "the optimizer adamw"
 
 
@@ -41,9 +43,9 @@ def read_run(training: Section, networks: Sequence[str]) -> Translation:
     if "optimizer_configs" in training:
         _check_pair(given, networks)
         phases = {name: _phase(given, name) for name in networks}
-        notes += [f"{join(training.key, 'learning_rate')} is ignored: optimizer_configs says the rates"] if rate is not None else []
+        notes += [f"{join(training.key, 'learning_rate')} is ignored: optimizer_configs sets the rates"] if rate is not None else []
         others = [name for name in ("autoencoder", "discriminator", "diffusion") if name not in networks]
-        notes += given.ignore(dict.fromkeys(others, "nothing of this name is trained"))
+        notes += given.ignore(dict.fromkeys(others, "nothing with this name is trained"))
         given.close()
     elif rate is None:
         raise SpecError(f"{join(training.key, 'learning_rate')}: missing; expected it, or optimizer_configs")
@@ -62,13 +64,13 @@ def read_run(training: Section, networks: Sequence[str]) -> Translation:
 
 
 def own_steps(steps: int, per_step: int) -> int:
-    """Return the steps here for a number of steps of stable-audio-tools, which trains codec and critic in turn, each in a step of its
-    own, while a step here trains both."""
+    """Convert stable-audio-tools' number of steps to ours: its steps train codec and critic in turn, a step here trains
+    both."""
     return -(-steps // per_step)
 
 
 def _phase(given: Section, name: str) -> dict[str, Any]:
-    """Return optimizer and schedule of one network."""
+    """Return the optimizer and schedule of one network."""
     section = given.section(name)
     if name not in given:
         raise SpecError(f"{section.key}: missing; expected its optimizer, such as AdamW")
@@ -79,11 +81,13 @@ def _phase(given: Section, name: str) -> dict[str, Any]:
 
 
 def _check_pair(given: Section, networks: Sequence[str]) -> None:
-    """Raise SpecError if only one of two networks has a schedule, which stable-audio-tools then does not use."""
+    """Raise SpecError if only one of two networks has a schedule, because stable-audio-tools would then ignore it."""
     scheduled = [name for name in networks if "scheduler" in Section(given.take(name, dict[str, Any], {}), "")]
     if 0 < len(scheduled) < len(networks):
         key = join(given.key, scheduled[0])
-        raise SpecError(f"{key}.scheduler is given, but {networks[networks[0] == scheduled[0]]} has none; expected one for both, or none")
+        raise SpecError(
+            f"{key}.scheduler is given, but {networks[networks[0] == scheduled[0]]} has none; expected a scheduler for both, or for none"
+        )
 
 
 def _optimizer(section: Section) -> dict[str, Any]:
@@ -103,7 +107,7 @@ def _optimizer(section: Section) -> dict[str, Any]:
         raise SpecError(f"{key} is {read['weight_decay']}; expected 0, because {BY} does not add it to gradients. Use AdamW")
     for name in ("amsgrad", "maximize"):
         config.expect(name, False, by=BY, default=False)
-    config.ignore(dict.fromkeys(("fused", "foreach", "capturable"), "it changes no result"))
+    config.ignore(dict.fromkeys(("fused", "foreach", "capturable"), "it does not change results"))
     config.close()
     section.close()
     return read
@@ -132,7 +136,7 @@ def _constant() -> dict[str, Any]:
 
 
 def _intervals(training: Section, per_step: int, notes: list[str]) -> dict[str, Any]:
-    """Return intervals of saving and logging, which friendly-stable-audio-tools has in its configs."""
+    """Return the intervals for saving and logging, which friendly-stable-audio-tools has in its configs."""
     logging, checkpoint = training.section("logging"), training.section("checkpoint")
     every, rows = checkpoint.take("every_n_train_steps", int, None), logging.take("log_every", int, None)
     kept = checkpoint.take("save_top_k", int, None)
@@ -142,9 +146,9 @@ def _intervals(training: Section, per_step: int, notes: list[str]) -> dict[str, 
         read["keep_checkpoints"] = kept
     elif kept == -1 and every is not None:
         read["keep_every"] = read["save_every"]
-    best = "checkpoints are kept by age; train.validation.best keeps that of the best step"
+    best = "checkpoints are kept by age; train.validation.best keeps the best one"
     notes += checkpoint.ignore({"monitor": best, "save_last": "the newest checkpoint is always kept"})
     checkpoint.close()
     logging.close()
-    notes += training.ignore({"tqdm": "it is about a progress bar"})
+    notes += training.ignore({"tqdm": "it only changes a progress bar"})
     return read

@@ -48,7 +48,7 @@ class Start:
         name: its name in the spec.
         directory: the directory itself.
         model: the layer of its spec, and the source of its weights.
-        own: its resolved spec.
+        own: the starting model's own resolved spec.
         fresh: parts of the model that are not loaded from it.
         changed: "key: old -> new" for each key of the model that the spec changes.
         added: modalities of the spec that it does not have; all their parts are fresh.

@@ -1,9 +1,11 @@
-"""A frozen teacher: in a few steps without guidance, a model learns to get to where its teacher gets in many steps with guidance.
+"""A frozen teacher: a model learns to reach in a few steps without guidance what its teacher reaches in many with
+guidance.
 
-The model's sampler goes from noise, t = 1, to data, t = 0, in a few straight steps. For each clip, one of these steps is drawn, t → s,
-and the clip gets the noise of t. From there the teacher goes to s in several steps with guidance, and the model learns the velocity that
-leads to the same place in one. This is progressive distillation (Salimans and Ho 2022, algorithm 2) of a guided teacher (Meng et al. 2023,
-section 3), but directly to the last number of steps.
+The model's sampler goes from noise, t = 1, to data, t = 0, in a few straight steps. For each clip, one of these steps,
+t → s, is drawn, and the clip gets as much noise as at t. From there the teacher goes to s in several steps with
+guidance, and the model learns the velocity that leads to the same place in one step. This is progressive distillation
+(Salimans and Ho 2022, algorithm 2) of a guided teacher (Meng et al. 2023, section 3), but it goes to the final number
+of steps at once.
 
 Shape letters: G guidance branches, B clips, D latent dimensions, T frames.
 """
@@ -33,8 +35,8 @@ class Course:
     """How clips of a modality get from noise to data.
 
     Args:
-        timesteps: those of the learning model's sampler, falling from noise to 0.
-        guidance: guidance of the teacher.
+        timesteps: timesteps of the learning model's sampler, falling from noise to 0.
+        guidance: the teacher's guidance.
     """
 
     timesteps: tuple[float, ...]
@@ -43,11 +45,11 @@ class Course:
 
 @dataclass(frozen=True)
 class _Lesson:
-    """One step of the sampler for each of the clips of a modality.
+    """One step of the sampler for each clip of a modality.
 
     Args:
-        query: the clips as they are at the beginning of their steps, with the velocity of their own noise as targets.
-        begins, ends: `[B]`, timesteps of the steps; 0 for clips that are only given.
+        query: the clips at the beginning of their steps, with their own noise's velocity as targets.
+        begins, ends: `[B]`, timesteps at which the steps begin and end; 0 for clips that are only given.
         known: bool `[B, T]`, frames that are given.
     """
 
@@ -58,15 +60,16 @@ class _Lesson:
 
 
 class Teacher:
-    """Says what to ask about the clips of a training batch: the velocity to where the teacher gets in a step of the model's sampler.
+    """Makes the queries about the clips of a training batch: the velocity to where the teacher gets in one step of the
+    sampler.
 
-    It is not part of the model that learns, so nothing averages, updates or saves it. Whatever the clips of a batch are, the teacher
-    predicts equally often, which keeps ranks in step.
+    It is not part of the model that learns, so nothing averages, updates or saves it. The teacher predicts equally
+    often for any batch, which keeps ranks in step.
 
     Args:
         model: the teacher's network, frozen; its codecs and normalizers are those of the model that learns.
         courses: name of each modality that is made → its course.
-        steps: midpoint steps within one step of the sampler.
+        steps: number of midpoint steps within one step of the sampler.
     """
 
     def __init__(self, model: UnifiedModel, *, courses: Mapping[str, Course], steps: int) -> None:
@@ -106,7 +109,8 @@ class Teacher:
 
 
 def _lesson(modality: MadeModality, clips: Clips, timesteps: tuple[float, ...]) -> _Lesson:
-    """Draw a step of the sampler for each clip, from the clip's seed or at its quantile, and make the clips as noisy as its beginning."""
+    """Draw a step of the sampler for each clip, from the clip's seed or quantile, and make the clip as noisy as at its
+    beginning."""
     query, last = modality.corrupt(clips), len(timesteps) - 2
     count = last + 1
     if clips.quantiles is None:
@@ -117,15 +121,16 @@ def _lesson(modality: MadeModality, clips: Clips, timesteps: tuple[float, ...]) 
     made = clips.noise.to(query.inputs.device)
     begins, ends = (chosen.to(made.device) * made[:, None]).unbind(1)
     times = torch.where(query.timesteps > 0, begins[:, None].to(query.timesteps.dtype), 0.0)
-    inputs = query.inputs + (times - query.timesteps)[:, None] * query.targets  # along the straight path of the clip and its noise
+    inputs = query.inputs + (times - query.timesteps)[:, None] * query.targets  # along the path from clip to noise
     known = clips.known if len(clips) else query.loss_mask
     return _Lesson(replace(query, inputs=inputs, timesteps=times), begins, ends, known)
 
 
 def straight_velocity(predict: Predict, values: Tensor, begins: Tensor, ends: Tensor, *, steps: int) -> Tensor:
-    """Return the velocity that leads clips in one step to where midpoint steps lead (Hairer, Nørsett and Wanner 1993, section II.1).
+    """Return the velocity that takes clips in one step to where midpoint steps take them (Hairer, Nørsett and Wanner
+    1993, section II.1).
 
-    No prediction is asked for at the end of the last step, where the timestep may be 0.
+    It never predicts at the end of the last step, where the timestep may be 0.
 
     Args:
         predict: predicts velocities.
@@ -144,7 +149,8 @@ def straight_velocity(predict: Predict, values: Tensor, begins: Tensor, ends: Te
 
 
 def _without_conditions(batch: PackedBatch, model: UnifiedModel) -> PackedBatch:
-    """Return a batch without prompts, as guidance writes it: only conditions that stay are left, and clips do not attend to them."""
+    """Return a batch without prompts, as guidance writes it: only the conditions that stay, which clips do not attend
+    to."""
     stays = {name for name, one in model.unplaced.items() if one.enters_as("cross") and one.enters_as("global")}
 
     def bare(clip: Conditioned) -> Conditioned:
@@ -160,18 +166,18 @@ def _without_aligned(given: Mapping[str, Entered], modality: MadeModality) -> di
 
 
 def _step_seed(seed: int) -> int:
-    """Return the seed for a clip's step, a stream different from those that nearby clips are corrupted with."""
+    """Return the seed for a clip's step; its stream differs from the streams that corrupt nearby clips."""
     return (seed ^ 0x3C6EF372) & 0xFFFFFFFF  # CPU generators only read the low 32 bits
 
 
 def check_teacher(spec: Spec, samplers: Mapping[str, Sampler], *, trust_class_paths: bool = False) -> None:
-    """Raise SpecError unless the model of a spec with `train.teacher` can learn the steps of its samplers."""
+    """Raise SpecError unless the model of a spec with `train.teacher` can learn its samplers' steps."""
     assert spec.train is not None and spec.train.teacher is not None, "the caller checked it"
     section = spec.of_model
     if section.start is None:
         raise SpecError("train.teacher is set, but model.start is not. Set model.start to the teacher, such as a model directory")
     if section.start_fresh:
-        raise SpecError(f"model.start_fresh is {section.start_fresh}, but a model begins as its teacher (train.teacher). Leave it out")
+        raise SpecError(f"model.start_fresh is {section.start_fresh}, but with train.teacher, a model begins as its teacher. Leave it out")
     if spec.train.teacher.guidance is not None:
         check_guidance(spec.train.teacher.guidance)
         check_guided(spec.train.teacher.guidance, section.backbone, trust_class_paths=trust_class_paths)
@@ -184,16 +190,17 @@ def check_teacher(spec: Spec, samplers: Mapping[str, Sampler], *, trust_class_pa
         if samplers[name].straight_steps() is None:
             key = written_key(f"model.modalities.{name}.sampler", section)
             raise SpecError(
-                f"{key} is '{one.sampler.class_path}', whose steps cannot be learned from a teacher; expected a sampler that follows each "
-                "prediction in a straight line. Use a sampler such as euler"
+                f"{key} is '{one.sampler.class_path}', whose steps a model cannot learn from a teacher; expected a "
+                "sampler that follows each prediction in a straight line. Use a sampler such as euler"
             )
         if one.guidance.scale != 1.0:
             key = written_key(f"model.modalities.{name}.guidance.scale", section)
-            raise SpecError(f"{key} is {one.guidance.scale:g}; expected 1, because the guidance is the teacher's. Set it to 1")
+            raise SpecError(f"{key} is {one.guidance.scale:g}; expected 1, because only the teacher is guided. Set it to 1")
 
 
 def check_guided(guidance: GuidanceSpec, backbone: Slot, *, trust_class_paths: bool = False) -> None:
-    """Raise SpecError if a teacher is guided whose prompts are in the sequence, where a packed batch cannot leave them out."""
+    """Raise SpecError if a guided teacher has its prompts in the sequence, because a packed batch cannot leave them out
+    there."""
     takes_text = cast(type[Backbone], load("backbone", backbone.class_path, trust_class_paths=trust_class_paths)).takes_text
     if guidance.scale != 1.0 and takes_text:
         raise SpecError(

@@ -47,10 +47,11 @@ class Trainable(Protocol):
     gradient, and may be missing. Every trained parameter takes part in every call, whatever the batch contains, to keep
     the ranks in step.
 
-    More members are used if they exist: `FORWARD_METHODS`, names of other methods that run sub-modules; `replicated_modules`,
-    modules whose frozen parameters every rank keeps whole; `whole`, modules whose trained parameters every rank keeps whole;
-    `kept`, the part that averages are made of; `timed_losses`, names of losses that a batch has too if all its clips are brought to one
-    timestep (`batch.at_timestep`); and `after_step(ranks)`, called after every step.
+    More members are used if they exist: `FORWARD_METHODS`, names of other methods that run sub-modules;
+    `replicated_modules`, modules whose frozen parameters every rank keeps whole; `whole`, modules whose trained
+    parameters every rank keeps whole; `kept`, the part that is averaged; `timed_losses`, names of the losses that can
+    also be measured with all clips of a batch at one timestep (`batch.at_timestep`); and `after_step(ranks)`, called
+    after every step.
 
     With `phases`, name → the module that is trained, each step runs them in order, and calls the module with `(batch, phase,
     step=finished steps, keep=whether the next phase gets the same batch next)`.

@@ -26,7 +26,7 @@ KERNELS = (1, 3)
 
 
 class SoftNorm(nn.Module):
-    """The bottleneck: a scale and an offset for each dimension, and one measured standard deviation for all.
+    """The bottleneck: a scale and an offset for each dimension, and one measured standard deviation for all of them.
 
     Args:
         latent_dim: D.
@@ -50,17 +50,18 @@ class SoftNorm(nn.Module):
 
 
 class SameCodec(Codec):
-    """The autoencoder of Stable Audio 3; the defaults are those of SAME small, which the small models have.
+    """The autoencoder of Stable Audio 3; the defaults are those of SAME small, the one in the small models.
 
-    Latents are `[B, D, T]` with T = ceil(S / R), R being `patch_size` times the product of the strides, 4096. Nothing
-    is random: the noise that the original adds to latents and learned tokens when it decodes is left out.
+    Latents are `[B, D, T]` with T = ceil(S / R), where R is `patch_size` times the product of the strides, 4096 by
+    default. Nothing is random: this codec leaves out the noise that the original adds to latents and learned tokens
+    when it decodes.
 
-    SAME large, of Stable Audio 3 medium, has `base_channels: 256`, `decoder_kernel: 1` and
-    `transformer: {num_layers: [12], sine_layers: [7], window: [1, 1]}`. `soundomni import same` makes a layer of a spec
-    for either.
+    SAME large, the one in Stable Audio 3 medium, has `base_channels: 256`, `decoder_kernel: 1` and
+    `transformer: {num_layers: [12], sine_layers: [7], window: [1, 1]}`. `soundomni import same` writes a spec layer for
+    either.
 
     Each clip is padded with silence to whole frames, and its result does not depend on other clips in the batch. The
-    network is frozen. Without `weights` it is random.
+    network is frozen. Without `weights`, it is random.
 
     Args:
         sample_rate: sample rate in Hz.
@@ -68,7 +69,7 @@ class SameCodec(Codec):
         patch_size: samples of each channel that the encoder sees as one position.
         base_channels: unit of the blocks' widths.
         channel_multiples: width of each block, in multiples of `base_channels`.
-        strides: stride of each block, at least 2; as many as `channel_multiples`.
+        strides: stride of each block, at least 2; one for each of `channel_multiples`.
         latent_dim: latent dimensions D.
         decoder_kernel: positions that the convolution at the end of a decoder's block sees, 1 or 3.
         transformer: sizes of the transformers; see SameTransformer.
@@ -124,12 +125,12 @@ class SameCodec(Codec):
 
     @property
     def receptive_field(self) -> ReceptiveField:
-        """Frames of the encoder and of the decoder: 2 and 3 for SAME small, whose chunks begin at every second frame; 12
-        and 12 for SAME large."""
+        """How many frames the encoder and the decoder see: 2 and 3 for SAME small, whose chunks begin at every second
+        frame; 12 and 12 for SAME large."""
         return self._receptive_field
 
     def encode(self, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None = None) -> Representation:
-        """Encode `[B, C, S]`, clips of `lengths` `[B]` samples, with silence beyond each clip; nothing is random. Raise
+        """Encode `[B, C, S]`, clips of `lengths` `[B]` samples, with silence after each clip; nothing is random. Raise
         DataError."""
         check_waveform(waveform, lengths, self._spec)
         ratio, lengths = self._spec.downsampling_ratio, lengths.to(waveform.device)
@@ -171,9 +172,9 @@ def _check_blocks(base_channels: int, multiples: Sequence[int], strides: Sequenc
 def _receptive_field(transformer: SameTransformer, strides: Sequence[int], kernel: int) -> ReceptiveField:
     """Return how far the codec looks.
 
-    A block of the decoder has the groups of the encoder's, and a convolution over the positions of the longer side. In
-    a window, every layer looks further. Chunks are looked at twice, the second time shifted by half, and are counted
-    from the beginning of a clip.
+    A block of the decoder has the same groups as the encoder's block, and a convolution over the positions of the
+    longer side. With a window, every layer looks further. With chunks, the layers see two sets of chunks, the second
+    shifted by half a chunk, both counted from the beginning of the clip.
     """
     encoder = decoder = Fraction(0)
     step = 1

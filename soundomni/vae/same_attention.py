@@ -1,9 +1,9 @@
-"""The attention of SAME: differential, among tokens that are near each other, with rotary positions.
+"""SAME's attention: differential, among tokens that are near each other, with rotary positions.
 
-A sequence is computed in blocks. In a window, the tokens of a block look at those of their block and at the ones just
-before and after it, as far as the window reaches; otherwise they look at their block only. So memory grows with the
-length, not with its square. Positions only matter relative to each other, so each block counts its own from 0: the
-angles stay exact however long a clip is.
+A sequence is computed in blocks. With a window, the tokens of a block look at their block and at the tokens just before
+and after it, as far as the window reaches; otherwise they only look at their block. So memory grows with the length,
+not with its square. Only relative positions matter, so each block counts its own from 0: the angles stay exact even for
+very long clips.
 
 Shape letters: B clips, C channels of a layer, N blocks, Q tokens of a block, K tokens that it looks at, H heads, E
 dimensions of a head.
@@ -41,7 +41,7 @@ class Reach:
     """What the tokens of a block look at, besides the block itself.
 
     Args:
-        before, after: how many tokens before and after the block come with it.
+        before, after: how many tokens before and after the block are added to it.
         allowed: bool `[B, N, Q, K]`, whether a token looks at another; None if it looks at all of them.
     """
 
@@ -54,9 +54,9 @@ BLOCK_ONLY = Reach()
 
 
 def within_window(lengths: Tensor, blocks: int, size: int, before: int, after: int) -> Reach:
-    """Return the reach of tokens that look at `before` tokens before themselves and `after` tokens after.
+    """Return the reach of tokens that look at `before` tokens before and `after` tokens after themselves.
 
-    Tokens beyond the end of a clip are not seen by those of the clip.
+    The tokens of a clip do not see tokens beyond its end.
 
     Args:
         lengths: `[B]`, tokens of each clip.
@@ -71,14 +71,14 @@ def within_window(lengths: Tensor, blocks: int, size: int, before: int, after: i
     near = (distance >= -before) & (distance <= after)
     first, end = size * torch.arange(blocks, device=device)[:, None], lengths[:, None, None]
     exists = (first + key >= 0) & (first + key < end)
-    beyond = first + query >= end  # these see whatever is there: a token that sees nothing would not be a number
+    beyond = first + query >= end  # these see everything: a token that sees nothing would become NaN
     return Reach(before, after, near & (exists[:, :, None] | beyond[..., None]))
 
 
 class DifferentialAttention(nn.Module):
-    """Attention of which a second one over the same values is subtracted.
+    """Attention minus a second attention over the same values.
 
-    After Ye et al. 2024, "Differential transformer", but without its factor λ and its norm of heads.
+    Like Ye et al. 2024, "Differential transformer", but without the factor λ and the norm of heads.
 
     Args:
         dim: C, a multiple of `head_dim`.
@@ -116,9 +116,9 @@ class DifferentialAttention(nn.Module):
 
 
 def rotated(vectors: Tensor, *, first: int = 0) -> Tensor:
-    """Rotate half of the dimensions of `[..., L, E]` by their positions, of which theirs start at `first`.
+    """Rotate half of the dimensions of `[..., L, E]` by their positions, which start at `first`.
 
-    It is computed in at least float32 (Su et al. 2021, "RoFormer", section 3.4.2).
+    This is computed in at least float32 (Su et al. 2021, "RoFormer", section 3.4.2).
     """
     vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
     rates = rotary_rates(vectors.shape[-1], vectors.device)

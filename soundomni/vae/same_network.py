@@ -1,9 +1,9 @@
 """The encoder and decoder of SAME, the autoencoder of Stable Audio 3 (Stability AI 2026, arXiv 2605.17991).
 
-A block of the encoder puts a learned token behind every group of `stride` positions, and after its transformer keeps
-only these tokens. A block of the decoder puts `stride` such tokens behind every position, and keeps those. Two kinds of
+A block of the encoder puts a learned token after every group of `stride` positions, and only keeps these tokens after
+its transformer. A block of the decoder puts `stride` such tokens after every position, and keeps those. Two kinds of
 transformers are published: one whose tokens look as far as a window reaches (SAME large), and one whose tokens look at
-a chunk of groups, the later layers at chunks that are shifted by half (SAME small).
+a chunk of groups, where chunks are shifted by half for the later layers (SAME small).
 
 Clips of different lengths share a batch, and each comes out as it would on its own: values beyond a clip are zero
 wherever the original pads with zeros, and tokens beyond it are never seen.
@@ -30,9 +30,10 @@ from soundomni.vae.padding import zero_beyond
 from soundomni.vae.same_attention import BLOCK_ONLY, DifferentialAttention, DynamicTanh, Reach, within_window
 
 BLOCK_GROUPS = 8
-"""Groups that are computed together in a window: few blocks for long clips, and little that no token looks at."""
+"""Groups in a block if there is a window: enough to need few blocks for long clips, but not much that no token looks
+at."""
 MOST_LAYERS = 256
-"""Limit for specs from strangers: layers of a transformer."""
+"""Largest number of layers of a transformer, to guard against specs from strangers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +44,10 @@ class SameTransformer:
         num_layers: layers of each block, as many as there are blocks.
         head_dim: width of an attention head, a multiple of 4; narrower layers have one head.
         mlp_multiple: inner width of the MLPs, in multiples of the layer's.
-        differential: whether attention is the difference of two.
-        sine_layers: how many of the last layers of each block of the decoder have MLPs with a sine as gate, in the
-            order of `num_layers`.
-        window: groups before and after its own that a token looks at; None for chunks.
+        differential: whether attention is the difference of two attentions.
+        sine_layers: how many of the last layers of each decoder block have MLPs with a sine gate, in the order of
+            `num_layers`.
+        window: how many groups before and after its own a token looks at; None for chunks.
         chunk_size: positions of a chunk if there is no window, a multiple of twice every stride.
 
     Raises:
@@ -75,8 +76,8 @@ class SameTransformer:
             not 0 <= sines <= count for sines, count in zip(self.sine_layers, self.num_layers, strict=True)
         ):
             raise SpecError(
-                f"transformer.sine_layers is {list(self.sine_layers)}; expected {len(self.num_layers)} numbers from 0, each at most "
-                f"that of num_layers, {list(self.num_layers)}"
+                f"transformer.sine_layers is {list(self.sine_layers)}; expected {len(self.num_layers)} numbers from "
+                f"0 up to the number of layers in num_layers, {list(self.num_layers)}"
             )
         if self.window is not None and min(self.window) < 0:
             raise SpecError(f"transformer.window is {list(self.window)}; expected two numbers of groups from 0, or null for chunks")
@@ -125,7 +126,7 @@ class Resampler(nn.Module):
         dim: C.
         stride: positions of the longer side that become one of the shorter side, or come from it.
         num_layers: layers of the transformer.
-        sine_layers: how many of the last layers have a sine as gate.
+        sine_layers: how many of the last layers have a sine gate.
         settings: the other sizes.
     """
 
@@ -138,18 +139,18 @@ class Resampler(nn.Module):
 
     @property
     def chunk_groups(self) -> int:
-        """Number of groups that a clip is padded to a multiple of: those of a chunk, or 1 with a window."""
+        """Clips are padded to a multiple of this many groups: the groups of a chunk, or 1 with a window."""
         return 1 if self.settings.window is not None else self.settings.chunk_size // self.stride
 
     def padded(self, lengths: Tensor, positions: int) -> Tensor:
-        """Return the groups of clips of `lengths` `[B]` positions, of which a group has `positions`, in whole
-        chunks."""
+        """Return the number of groups, in whole chunks, of clips of `lengths` `[B]` positions, if a group has
+        `positions`."""
         unit = positions * self.chunk_groups
         return (lengths + unit - 1) // unit * self.chunk_groups
 
     def transform(self, groups: Tensor, counts: Tensor) -> Tensor:
-        """Map groups of tokens `[B, G, P, C]`, `counts` `[B]` of each clip, to the same shape; those beyond are
-        undefined."""
+        """Map groups of tokens `[B, G, P, C]`, `counts` `[B]` of them in each clip, to the same shape; groups beyond
+        are undefined."""
         window = self.settings.window
         if not groups.numel():
             return groups
@@ -168,7 +169,7 @@ class Resampler(nn.Module):
     def _in_chunks(self, groups: Tensor, counts: Tensor) -> Tensor:
         """Run the first half of the layers on chunks, and the others on chunks that begin half a chunk earlier.
 
-        For these, the original repeats the first and the last groups of a clip before and after it.
+        For the shifted chunks, the original repeats the first and the last groups of a clip before and after it.
         """
         together, num_groups = self.chunk_groups, groups.shape[1]
         half, first = together // 2, len(self.layers) // 2
@@ -196,7 +197,7 @@ class EncoderBlock(Resampler):
         self.mapping = _mapping(inputs, outputs, 1)
 
     def forward(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Map `[B, C, L]`, clips of `lengths` `[B]`, to `[B, C, G]` and the groups of each clip."""
+        """Map `[B, C, L]`, clips of `lengths` `[B]`, to `[B, C, G]` and the number of groups of each clip."""
         counts = self.padded(lengths, self.stride)
         most = int(self.padded(torch.tensor(values.shape[-1]), self.stride))
         values = functional.pad(zero_beyond(values, lengths), (0, most * self.stride - values.shape[-1]))
@@ -227,7 +228,8 @@ class DecoderBlock(Resampler):
         self.mapping = _mapping(inputs, outputs, kernel)
 
     def forward(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Map `[B, C, L]`, clips of `lengths` `[B]`, to `[B, C, G · stride]` and the positions of each clip."""
+        """Map `[B, C, L]`, clips of `lengths` `[B]`, to `[B, C, G · stride]` and the number of positions of each
+        clip."""
         counts = self.padded(lengths, 1)
         most = int(self.padded(torch.tensor(values.shape[-1]), 1))
         values = functional.pad(zero_beyond(values, lengths), (0, most - values.shape[-1]))
@@ -242,7 +244,7 @@ class SameEncoder(nn.Module):
     """Maps patches of a waveform to what the bottleneck turns into latents.
 
     Args:
-        widths: channels of the patches, then those after each block.
+        widths: channels of the patches, then channels after each block.
         strides: strides of the blocks.
         latent_dim: D.
         settings: sizes of the transformers.
@@ -269,7 +271,7 @@ class SameDecoder(nn.Module):
     """Maps latents to patches of a waveform; the mirror of the encoder.
 
     Args:
-        widths: channels of the patches, then those that the encoder has after each block.
+        widths: channels of the patches, then the encoder's channels after each block.
         strides: strides of the encoder's blocks.
         latent_dim: D.
         kernel: positions that the convolutions see, 1 or 3.

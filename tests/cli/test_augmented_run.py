@@ -98,7 +98,7 @@ def test_encoding_leaves_out_what_filters_leave_out_and_is_not_a_failure(spec: s
     assert "data.datasets.sounds.augmentations has flip, level, speed, hide; expected none" in capsys.readouterr().err
     without = [source, *(f"--data.datasets.sounds.augmentations.{name}=null" for name in ("flip", "level", "speed", "hide"))]
     assert main(["spec", "validate", spec, *without]) == 2
-    assert "filter 'silence' hears clips, but those of its dataset are encoded" in capsys.readouterr().err
+    assert "filter 'silence' hears clips, but its dataset is encoded" in capsys.readouterr().err
     assert main(["spec", "validate", spec, *without, "--data.datasets.sounds.filters.silence=null"]) == 0
     assert "data 'sounds': 6 clips are listed; left out: 1 left out by a filter" in capsys.readouterr().out
 

@@ -173,7 +173,7 @@ def test_an_autoencoder_trains_by_its_config(tmp_path: Path, music: Path, transl
     assert {name: one and one.class_path for name, one in plugins.items()} == {"silence": "silence", "flip": "phase-flip"}
     assert any("judges the RMS level" in note and "peak is below -60 dB" in note for note in told["notes"])
     assert loaded.data.tokens_per_batch == 4 * (SIZE // FRAME + 2)
-    assert "training.learning_rate is ignored: optimizer_configs says the rates" in told["notes"]
+    assert "training.learning_rate is ignored: optimizer_configs sets the rates" in told["notes"]
     last = trains(spec, tmp_path)
     assert np.isfinite(last["loss"]) and last["samples"] == 2 * 4  # in each batch as many clips as in theirs
     assert (tmp_path / "run" / "codec.safetensors").is_file()
@@ -209,7 +209,7 @@ def test_a_diffusion_model_trains_with_the_codec_of_a_run(tmp_path: Path, music:
     assert loaded.data.tokens_per_batch == 4 * (SIZE // FRAME + 2 + 6 + 2)
     validating = loaded.train.validating
     assert (validating.every, validating.prompts, validating.seconds) == (2, ["one two", "three"], 0.04)
-    assert "demos have one guidance scale instead of 3: it is 6" in told["notes"]
+    assert "demos use one guidance scale, 6, instead of 3" in told["notes"]
     last = trains(spec, tmp_path)
     assert np.isfinite(last["loss"]) and last["samples"] == 2 * 4
     assert len(list((tmp_path / "run" / "samples").rglob("*.wav"))) == 2
@@ -255,7 +255,7 @@ def test_the_codec_of_an_import_and_prompts_that_clap_reads(tmp_path: Path, tran
     tree = diffusion()
     tree["model"]["conditioning"]["configs"][0] = {"id": "prompt", "type": "clap_text", "config": {**clap, "feature_layer_ix": -2}}
     tree["model"]["pretransform"]["config"] = {"what": "describes another codec"}
-    assert "with --text-encoder" in refuse(tree, "--codec", tmp_path / "vae")
+    assert "Use --text-encoder" in refuse(tree, "--codec", tmp_path / "vae")
     spec, _ = translate(tree, "--codec", tmp_path / "vae", "--text-encoder", "acme/clap")
     model = yaml.safe_load(spec.read_text())["model"]["modalities"]
     arguments = {"name": "acme/clap", "features": "hidden", "layer": -2, "pad_to": 77, "truncate": True}
@@ -290,7 +290,7 @@ def test_shards_and_encoded_clips(tmp_path: Path, translate: Any, family: str) -
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"model_type": "lm"}, "model_type is 'lm' (their language models of codes"),
+        ({"model_type": "lm"}, "model_type is 'lm' (language models of codes"),
         ({"model_type": "diffusion_uncond"}, "(models without conditions), which is not translated"),
         ({"model_type": "autoencodr"}, "Did you mean 'autoencoder'?"),
         ({"training": ...}, "training: missing"),

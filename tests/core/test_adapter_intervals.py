@@ -1,4 +1,4 @@
-"""Adapters that act only at some timesteps: on which clips of a batch, while sampling, and in files."""
+"""Adapters that only act at some timesteps: on which clips of a batch, while sampling, and in files."""
 
 import json
 from dataclasses import replace
@@ -111,9 +111,9 @@ def test_a_folder_keeps_the_interval_and_gives_it_to_a_plain_model(kind: Adapter
     clips = samples(model, "flow-matching")
     for expected, found in zip(outputs_of(model, clips), outputs_of(other, clips), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-    with pytest.raises(CheckpointError, match="already has adapters that act at some timesteps only"):
+    with pytest.raises(CheckpointError, match="already has adapters that only act at some timesteps"):
         load_adapter_file(other, folder)
-    with pytest.raises(CheckpointError, match=r"act only at timesteps from 0.4 to 0.6, so they cannot become part of the weights"):
+    with pytest.raises(CheckpointError, match=r"only act at timesteps from 0.4 to 0.6, so they cannot be merged into the weights"):
         merge_adapters(other)
     user = user_of(other, spec_of())
     with pytest.raises(CheckpointError, match="the model has adapters, which a model directory cannot hold. Save them with save_adapters"):

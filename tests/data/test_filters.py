@@ -237,5 +237,5 @@ def test_encoded_clips_cannot_be_heard_by_a_filter(ramps):
             return "no" if item.key == "ramp-0" else item
 
     assert len(Filtered(Encoded(lengths=[9, 9]), {"mine": Describes()})) == 1
-    with pytest.raises(SpecError, match="filter 'mine' hears clips, but those of its dataset are encoded"):
+    with pytest.raises(SpecError, match="filter 'mine' hears clips, but its dataset is encoded"):
         Filtered(Encoded(lengths=[9]), {"mine": Hook()})

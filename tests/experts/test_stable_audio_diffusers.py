@@ -336,7 +336,7 @@ def test_a_pipeline_without_a_text_encoder_takes_another_one(pipeline: Path, tmp
     assert imported(folder, tmp_path / "out") == 2
     assert "t5: name is 't5-base'" in capsys.readouterr().err
     assert imported(folder, tmp_path / "out", "--text-encoder", str(pipeline)) == 0
-    assert "has no text_encoder, which was assumed to be t5-base" in capsys.readouterr().out
+    assert "has no text_encoder; it was assumed to be t5-base" in capsys.readouterr().out
     encoder = SoundOmni.from_pretrained(tmp_path / "out").spec.of_model.modalities["prompt"].encoder
     assert encoder is not None and (encoder.init_args["name"], encoder.init_args["folder"]) == ("t5-base", str(pipeline))
 
@@ -346,7 +346,7 @@ def test_a_checkpoint_in_the_folder_of_a_pipeline_comes_first(tmp_path: Path, ca
     folder = checkpoint(tiny_pipeline(), saved(tmp_path / "in"))
     assert imported(folder, tmp_path / "out") == 0
     assert tree_of(tmp_path / "out" / "import-report.json")["layout"] == "model"
-    assert f"the text encoder is that of the diffusers pipeline in '{folder}'" in capsys.readouterr().out
+    assert f"the text encoder comes from the diffusers pipeline in '{folder}'" in capsys.readouterr().out
     assert imported(folder / "model_index.json", tmp_path / "other") == 0
     assert tree_of(tmp_path / "other" / "import-report.json")["layout"] == "diffusers"
     assert_equal(weights(tmp_path / "out"), weights(tmp_path / "other"))
@@ -447,14 +447,18 @@ def test_a_tokenizer_that_no_t5_has_is_not_written(tmp_path: Path) -> None:
     folder = tiny_t5(tmp_path / "t5")  # 8 dimensions, and whole words
     model = built(small_spec(folder, backbone__init_args__condition_dim=8, backbone__init_args__project_conditions=True))
     (tmp_path / "out").mkdir()
-    with pytest.raises(SpecError, match="is a tokenizer of the type 'WordLevel'; expected Unigram"):
+    with pytest.raises(SpecError, match="is a tokenizer of type 'WordLevel'; expected Unigram"):
         export_pipeline(model, tmp_path / "out", codec={}, codec_config={})
 
 
 NOTED: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "numbers out of range": (
         {f"{NUMBER}clamp": False},
-        {"stable-audio-tools": "seconds_total out of its range is refused here; stable-audio-tools takes the nearest number"},
+        {
+            "stable-audio-tools": (
+                "values of seconds_total outside its range are refused here; stable-audio-tools uses the nearest valid number"
+            )
+        },
     ),
     "long texts": (
         {"modalities__prompt__encoder__init_args__truncate": False},
@@ -466,14 +470,14 @@ NOTED: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "another prompt": (
         {"prompt__0__text": "sound of {caption}"},
         {
-            name: f"model.prompt writes 'sound of {{caption}}' for prompt, not '{{caption}}'; write the same for {name}"
+            name: f"model.prompt writes 'sound of {{caption}}' for prompt instead of '{{caption}}'; do the same with {name}"
             for name in ("stable-audio-tools", "diffusers")
         },
     ),
     "means of latents": (
         {f"{MADE}codec__init_args__sample_latents": False},
         {
-            name: f"the codec encodes clips as the mean of their latents here; {name} draws a sample of them"
+            name: f"clips are encoded as the mean of their latents here; {name} samples the latents"
             for name in ("stable-audio-tools", "diffusers")
         },
     ),

@@ -186,7 +186,7 @@ def test_a_corruption_of_ones_own_has_no_timesteps_to_choose():
 
     clean, known, noise = clips([4]), torch.zeros(1, 4, dtype=torch.bool), torch.ones(1, dtype=torch.bool)
     assert FlowMatching().has_timesteps and not Own().has_timesteps and not Masked().has_timesteps
-    with pytest.raises(TypeError, match="Own has no timesteps that could be chosen"):
+    with pytest.raises(TypeError, match="Own does not let timesteps be chosen"):
         Own().corrupt_to(clean, known=known, noise=noise, generators=generators([1]), timestep=0.5)
 
 

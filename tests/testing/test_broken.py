@@ -693,7 +693,7 @@ class LaterIsCleaner(FlowMatching):
         return super().corrupt_to(clean, known=known, noise=noise, generators=generators, timestep=1 - timestep)
 
 
-@broken(testing.ObjectiveSuite, "timesteps", r"corrupt_to\(0.5\) used other noise than at an earlier timestep")
+@broken(testing.ObjectiveSuite, "timesteps", r"corrupt_to\(0.5\) used different noise than at an earlier timestep")
 class OtherNoise(FlowMatching):
     def corrupt_to(self, clean, *, known, noise, generators, timestep):
         other = [torch.Generator().manual_seed(int(4 * timestep)) for _ in generators]
@@ -1297,7 +1297,7 @@ class DrawsElsewhere(Augmentation):
         return waveform * np.float32(np.random.default_rng().random())
 
 
-@broken(testing.AugmentationSuite, "threads", "four threads got other clips than one")
+@broken(testing.AugmentationSuite, "threads", "four threads got different clips than one")
 class SharedBuffer(Augmentation):
     def __init__(self):
         self.calls = 0

@@ -63,8 +63,8 @@ def test_latents_of_another_spread_than_the_noise_are_told_once_with_what_to_do(
     wave = torch.from_numpy(0.1 * noise.astype(np.float32))[None, None]
     expected = float(codec.encode(wave, torch.tensor([8000])).values.std(correction=0))
     assert line == (
-        f"warning: the latents of 'latent' have a standard deviation of {expected:.3g}; expected about 1, as the noise has. "
-        "Set model.normalize to global, which divides them all by one number, or to channel"
+        f"warning: the latents of 'latent' have a standard deviation of {expected:.3g}; expected about 1, like the noise. "
+        "Set model.normalize to global, which divides all latents by one number, or to channel"
     )
     run_training(tiny_spec(tmp_path / "run", *plain, "train.steps=2"))
     assert spread_lines(capfd) == [], "a resumed run has been told"

@@ -21,8 +21,8 @@ from soundomni.vae.oobleck import OobleckCodec
 
 STEP = ("train.steps=1", "data.tokens_per_batch=512", f"model.codec={OOBLECK}")
 LINE = (
-    "model.codec.weights is null; training needs a file, because codec 'oobleck' would have random weights, with which a model only makes "
-    "noise. Train the codec first or import one, and set model.codec.weights; for a test, set train.random_codec"
+    "model.codec.weights is null; training needs a file, because codec 'oobleck' would have random weights, and the model would "
+    "only make noise. Train the codec first or import one, and set model.codec.weights; for a test, set train.random_codec"
 )
 
 

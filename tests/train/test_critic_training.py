@@ -210,7 +210,7 @@ def test_two_ranks_compute_what_one_process_does(critic: str, tmp_path: Path) ->
                 "sampler=maskgit-critic",
                 "model.critic={class_path: dit, init_args: {hidden_dim: 32, num_layers: 1, num_heads: 2}}",
             ),
-            "model.critic is 'dit', which needs timesteps; a critic has none",
+            "model.critic is 'dit', which needs timesteps; critics do not have any",
         ),
         (("model.start_fresh=[critics]", APART), "model.start_fresh.0. is 'critics'; expected one of .*Did you mean 'critic'"),
     ],

@@ -181,7 +181,7 @@ def test_a_frozen_teacher_adds_its_weights_but_no_codec(config: Path) -> None:
     parameters = sum(part.parameters for part in plain.parts if part.name != "codec")
     assert taught.footprint.weights - plain.footprint.weights == 4 * parameters
     assert all(getattr(taught.footprint, name) == getattr(plain.footprint, name) for name in ("gradients", "optimizer", "ema"))
-    assert "the weights are those of the model and of its frozen teacher" in taught.notes
+    assert "the weights include the model's and its frozen teacher's" in taught.notes
 
 
 def closed_form(setting: Setting) -> int:

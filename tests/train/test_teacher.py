@@ -233,9 +233,9 @@ def test_two_ranks_learn_what_one_process_does(teacher: Path, tmp_path: Path) ->
     [
         (("train.teacher.steps=0",), "train.teacher.steps is 0; expected at least 1"),
         (("sampler.num_steps=0",), "num_steps is 0; expected at least 1"),
-        (("guidance.scale=2",), "guidance.scale is 2; expected 1, because the guidance is the teacher's"),
-        (("sampler=heun",), "sampler is 'heun', whose steps cannot be learned from a teacher; .* Use a sampler such as euler"),
-        (("sampler={class_path: ddim, init_args: {eta: 0.5}}",), "sampler is 'ddim', whose steps cannot be learned"),
+        (("guidance.scale=2",), "guidance.scale is 2; expected 1, because only the teacher is guided"),
+        (("sampler=heun",), "sampler is 'heun', whose steps a model cannot learn from a teacher; .* Use a sampler such as euler"),
+        (("sampler={class_path: ddim, init_args: {eta: 0.5}}",), "sampler is 'ddim', whose steps a model cannot learn"),
         (("model.start_fresh=[latent.connector]",), "model.start_fresh is .*, but a model begins as its teacher"),
         (("train.teacher.guidance={scale: 2, rescale: 3}",), "guidance.rescale is 3"),
         (("model.backbone.num_layers=3",), "the weights of .* do not fit .*num_layers: 2 -> 3"),
@@ -264,5 +264,5 @@ def test_other_models_cannot_learn_from_a_teacher(tmp_path: Path) -> None:
     codes = load_spec(["nano-codes"], [("model.start", "nano-codes"), ("train.teacher", "{}")], base={})
     with pytest.raises(SpecError, match="train.teacher teaches velocities, but the objective of 'codes' predicts codes"):
         check_spec(codes)
-    with pytest.raises(SpecError, match="train.teacher teaches a model, but the spec trains a codec"):
+    with pytest.raises(SpecError, match="train.teacher only applies to models, but the spec trains a codec"):
         check_spec(tiny_spec(tmp_path / "codec", "train.teacher={}", codec=True))

@@ -218,7 +218,7 @@ TINY = {"num_layers": (1,), "head_dim": HEAD, "chunk_size": 8}
         (
             {},
             {"sine_layers": (2,)},
-            r"transformer.sine_layers is \[2\]; expected 1 numbers from 0, each at most that of num_layers, \[1\]",
+            r"transformer.sine_layers is \[2\]; expected 1 numbers from 0 up to the number of layers in num_layers, \[1\]",
         ),
         ({}, {"num_layers": (0,)}, "transformer.num_layers is 0; expected"),
     ],

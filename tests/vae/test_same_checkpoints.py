@@ -163,7 +163,7 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
         parse_oobleck(whole_model())
     save_file(tensors(), tmp_path / "alone.safetensors")
     (tmp_path / "model_config.json").unlink()
-    with pytest.raises(SpecError, match="no config next to .*; name the autoencoder's or the model's with --config"):
+    with pytest.raises(SpecError, match="no config next to .*; use --config to name the autoencoder's or the model's config"):
         import_same(tmp_path / "alone.safetensors")
 
 

@@ -1,4 +1,4 @@
-"""What the kinds of `soundomni import` share, above all those that make model directories."""
+"""What the kinds of `soundomni import` share, especially those that make model directories."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Writer(Protocol[Taken]):
     """Writes what was imported into an empty folder and returns its report."""
 
     def __call__(self, imported: Taken, folder: Path, /, *, license: str | None) -> dict[str, Any]:
-        """Write a model directory for weights under a license, None for unknown."""
+        """Write a model directory for weights under a license; None if the license is unknown."""
 
 
 def add_options(parser: argparse.ArgumentParser, *, source: str, free: str) -> None:
@@ -71,7 +71,7 @@ def write_with(args: argparse.Namespace, make: Callable[[], T], write_imported: 
 
 
 def told(read: Callable[[], T], file: Path) -> T:
-    """Return what `read` gives; an error in a config names its file."""
+    """Return what `read` returns; name the file in an error about its config."""
     from soundomni.core.errors import SpecError
 
     try:

@@ -15,7 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser,
         source="checkpoint (safetensors, ckpt, pt, pth, bin), index of shards, or directory; a whole model is fine",
     )
-    parser.add_argument("--config", metavar="JSON", help="config of the autoencoder or of the whole model (default: the one next to it)")
+    parser.add_argument("--config", metavar="JSON", help="config of the autoencoder or the whole model (default: the one next to SRC)")
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:

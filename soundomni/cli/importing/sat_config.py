@@ -1,4 +1,4 @@
-"""`soundomni import sat-config`: configs of stable-audio-tools as a spec."""
+"""`soundomni import sat-config`: translate stable-audio-tools' configs into a spec."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from soundomni.core.spec.schema import Slot
     from soundomni.data.stable_audio_config import Clips
 
-HELP = "translate stable-audio-tools' configs of a model and its data into a spec that `soundomni train` takes"
+HELP = "translate stable-audio-tools' model and dataset configs into a spec that `soundomni train` takes"
 AUTOENCODER = "autoencoder"
 BATCH_SIZE = 4
 COLUMNS = 118
@@ -23,27 +23,25 @@ OTHERS = {
     "diffusion_uncond": "models without conditions",
     "diffusion_autoencoder": "autoencoders that decode by diffusion",
     "diffusion_prior": "diffusion from one kind of audio to another",
-    "lm": "their language models of codes; the specs audiolm-coarse and soundstorm train such models",
+    "lm": "language models of codes; the specs audiolm-coarse and soundstorm train such models",
 }
-"""Type of model that is not translated → what it is."""
+"""Model type that cannot be translated → what it is."""
 UNETS = {"adp_cfg_1d": "audio-diffusion-pytorch", "adp_1d": "audio-diffusion-pytorch", "DAU1d": "Dance Diffusion"}
-"""Type of network that is not translated → the project whose U-Net it is."""
+"""Network type that cannot be translated → the project whose U-Net it is."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     reads_no_spec(parser)
-    parser.add_argument(
-        "source", metavar="JSON", help="config of a model: model_type autoencoder, diffusion_cond or diffusion_cond_inpaint"
-    )
+    parser.add_argument("source", metavar="JSON", help="model config; model_type autoencoder, diffusion_cond or diffusion_cond_inpaint")
     parser.add_argument("--out", required=True, metavar="YAML", help="spec to write")
-    parser.add_argument("--dataset", type=expanded, metavar="JSON", help="config of its data (default: the spec has no data yet)")
+    parser.add_argument("--dataset", type=expanded, metavar="JSON", help="dataset config (default: the spec has no data yet)")
     parser.add_argument(
         "--codec",
         type=expanded,
         metavar="DIR",
-        help="codec of a diffusion model, from `soundomni import stable-audio-vae` or a finished run (default: the one that the config "
-        "describes, without weights)",
+        help="codec of a diffusion model, from `soundomni import stable-audio-vae` or a finished run (default: the "
+        "one the config describes, without weights)",
     )
     parser.add_argument(
         "--text-encoder",
@@ -55,12 +53,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=BATCH_SIZE,
         metavar="N",
-        help=f"clips of sample_size samples for which a batch has room (default: {BATCH_SIZE}, as in stable-audio-tools)",
+        help=f"how many clips of sample_size samples fit in a batch (default: {BATCH_SIZE}, as in stable-audio-tools)",
     )
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    """Write the spec, and print what was ignored or is different here."""
+    """Write the spec, and print what was ignored or works differently here."""
     from soundomni.cli.console import emit
     from soundomni.cli.folders import user_path
     from soundomni.core.errors import SpecError
@@ -85,7 +83,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 
 def _translated(args: argparse.Namespace, *, run_dir: str) -> Translation:
-    """Return the whole spec, whose plugins and keys are checked."""
+    """Return the whole spec, with its plugins and keys checked."""
     from soundomni.core.pretrained.config_sections import Translation
     from soundomni.core.spec.load import load_spec
     from soundomni.data.stable_audio_config import read_datasets
@@ -95,7 +93,7 @@ def _translated(args: argparse.Namespace, *, run_dir: str) -> Translation:
     model, clips = told(lambda: _model(tree, args), file)
     parts = [model]
     if args.dataset is None:
-        parts.append(Translation({}, ("there is no config of a dataset: name your clips in data.datasets",)))
+        parts.append(Translation({}, ("there is no dataset config: name your clips in data.datasets",)))
     else:
         dataset = Path(args.dataset)
         given = _read(dataset)
@@ -107,7 +105,7 @@ def _translated(args: argparse.Namespace, *, run_dir: str) -> Translation:
 
 
 def _model(tree: Any, args: argparse.Namespace) -> tuple[Translation, Clips]:
-    """Return everything but the data, and what the clips must be."""
+    """Return everything but the data, and what the clips must be like."""
     from soundomni.core.errors import SpecError, did_you_mean
     from soundomni.core.pretrained.config_sections import Section
     from soundomni.experts.checkpoints.stable_audio_model_config import KINDS
@@ -174,7 +172,7 @@ def _diffusion(tree: Any, training: Section, args: argparse.Namespace) -> tuple[
 
 
 def _check_network(diffusion: Section) -> None:
-    """Raise SpecError for another network than a transformer."""
+    """Raise SpecError if the network is not a transformer."""
     from soundomni.core.errors import SpecError, did_you_mean
 
     kind = diffusion.take("type", str)
@@ -184,7 +182,8 @@ def _check_network(diffusion: Section) -> None:
 
 
 def _codec(tree: Any, folder: str | None) -> tuple[Slot, list[str]]:
-    """Return the codec of a diffusion model, and notes about it. It draws latents, unless clips are encoded beforehand."""
+    """Return the codec of a diffusion model, which samples latents unless clips are encoded beforehand, and notes about
+    it."""
     from soundomni.core.errors import SpecError
     from soundomni.core.pretrained.config_sections import Section
     from soundomni.core.spec.schema import Slot
@@ -203,7 +202,7 @@ def _codec(tree: Any, folder: str | None) -> tuple[Slot, list[str]]:
 
 
 def _codec_of(folder: Path) -> Slot:
-    """Return the slot of the codec in a directory, which names its weights. Raise SpecError if there is none."""
+    """Return the slot of the codec in a directory, with its weights. Raise SpecError if there is no codec."""
     from soundomni.core.errors import SpecError
     from soundomni.core.files.names import SPEC_FILE
     from soundomni.core.spec.load import load_spec
@@ -229,7 +228,7 @@ def _slot(plain: dict[str, Any]) -> Slot:
 
 
 def _clips(slot: Slot, sample_size: int, batch_size: int, condition_tokens: int = 0) -> tuple[Clips, int]:
-    """Return what a codec needs of its clips, and the tokens of a batch of so many."""
+    """Return what clips must be like for a codec, and the tokens of a batch of `batch_size` clips."""
     from soundomni.core.errors import SpecError
     from soundomni.data.stable_audio_config import Clips, in_seconds
 
@@ -259,18 +258,18 @@ def _spec_of(slot: Slot) -> Any:
 
 
 def _check_codec(slot: Slot, clips: Clips, expected: dict[str, int]) -> None:
-    """Raise SpecError if a codec is not the one that a config describes."""
+    """Raise SpecError if a codec is not the one a config describes."""
     from soundomni.core.errors import SpecError
 
     given = dict(zip(expected, (clips.sample_rate, clips.channels, _spec_of(slot).token_dim), strict=True))
     for key, value in expected.items():
         if value != given[key]:
-            cure = f"expected {given[key]}, as the codec '{slot.class_path}' has it. Give the codec of this model with --codec"
+            cure = f"expected {given[key]}, to match the codec '{slot.class_path}'. Give this model's own codec with --codec"
             raise SpecError(f"{key} is {value}; {cure}")
 
 
 def _joined(layers: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return layers laid over each other."""
+    """Merge layers; later ones override earlier ones."""
     from soundomni.core.spec.merge import merge
 
     tree: dict[str, Any] = {}
@@ -281,7 +280,7 @@ def _joined(layers: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _written(args: argparse.Namespace, translation: Translation) -> str:
-    """Return the text of the file: the notes as comments, and the spec."""
+    """Return the text of the spec file: the notes as comments, then the spec."""
     import textwrap
 
     from soundomni.core.errors import one_line
@@ -296,7 +295,7 @@ def _written(args: argparse.Namespace, translation: Translation) -> str:
 
 
 def _read(file: Path) -> Any:
-    """Return what a file holds. Raise SpecError if it cannot be read."""
+    """Return the parsed contents of a file. Raise SpecError if it cannot be read."""
     from soundomni.core.errors import SpecError, message_of
     from soundomni.core.files.small_files import read_json
 

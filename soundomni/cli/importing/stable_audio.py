@@ -1,4 +1,4 @@
-"""`soundomni import stable-audio`: a model of stable-audio-tools or diffusers, such as Stable Audio Open, as a model directory."""
+"""`soundomni import stable-audio`: turn a model of stable-audio-tools or diffusers into a model directory."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _imported(args: argparse.Namespace) -> ImportedModel:
 
 
 def _checkpoint(args: argparse.Namespace, source: Path, encoder: str | None) -> ImportedModel:
-    """Import a checkpoint of stable-audio-tools; the text encoder of a pipeline around it is used."""
+    """Import a checkpoint of stable-audio-tools, with the text encoder of the diffusers pipeline around it, if any."""
     from dataclasses import replace
 
     from soundomni.core.pretrained.foreign_weights import read_weights
@@ -70,13 +70,13 @@ def _checkpoint(args: argparse.Namespace, source: Path, encoder: str | None) -> 
     notes: tuple[str, ...] = ()
     folder = source if source.is_dir() else source.parent
     if encoder is None and holds_pipeline(folder):
-        encoder, notes = str(folder.resolve()), (f"the text encoder is that of the diffusers pipeline in '{folder}'",)
+        encoder, notes = str(folder.resolve()), (f"the text encoder comes from the diffusers pipeline in '{folder}'",)
     imported = import_stable_audio(weights, config, _codec(weights, tree, named), text_encoder=encoder)
     return replace(imported, notes=(*imported.notes, *notes))
 
 
 def _pipeline(args: argparse.Namespace, source: Path, encoder: str | None) -> ImportedModel:
-    """Import a pipeline of diffusers."""
+    """Import a diffusers pipeline."""
     from soundomni.cli.parsing import UsageError
     from soundomni.experts.checkpoints.stable_audio_diffusers_config import check_index, read_file, read_pipeline
     from soundomni.experts.checkpoints.stable_audio_diffusers_import import import_pipeline, read_part
@@ -130,7 +130,7 @@ def _codec(weights: WeightFile, tree: Any, file: Path) -> CodecPart:
 
 
 def _same(weights: WeightFile, tree: Any, file: Path) -> CodecPart:
-    """Return the codec of a model of Stable Audio 3, checked against its config."""
+    """Return the codec of a Stable Audio 3 model, checked against its config."""
     from functools import partial
 
     from soundomni.experts.checkpoints.stable_audio_import import CodecPart

@@ -88,7 +88,7 @@ def _critic(
     with _weights_of("critic", drawn):
         backbone = cast(Backbone, build("backbone", slot, trust_class_paths=trust, vocab_size=vocab_size, router=router))
         if backbone.takes_times:
-            raise SpecError(f"model.critic is '{slot.class_path}', which needs timesteps; a critic has none. Choose another backbone")
+            raise SpecError(f"model.critic is '{slot.class_path}', which needs timesteps; critics do not have any. Choose another backbone")
         parts = [(one.name, spec.used[one.name], sources[one.name], nullcontext()) for one in owners]
         own = [_modality(*part, backbone=backbone, trust=trust, scores="only") for part in parts]
         _take_conditions(backbone, slot, own)

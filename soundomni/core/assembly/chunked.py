@@ -199,7 +199,7 @@ class _Window:
     Args:
         unit: positions of an input unit.
         before, after: how many input units an output unit needs around its own.
-        step: a piece begins at a multiple of this many units.
+        step: pieces begin at multiples of this many units.
     """
 
     def __init__(self, *, unit: int, before: int, after: int, step: int) -> None:

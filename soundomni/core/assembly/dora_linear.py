@@ -1,7 +1,7 @@
-"""A linear layer with a low-rank adapter that learns the lengths of the rows apart from their directions (DoRA, Liu et al. 2024).
+"""A linear layer with a low-rank adapter that learns the lengths of rows separately from their directions (DoRA).
 
-A layer W `[O, I]` computes m ⊙ (V x) / ‖V‖ with V = W + (alpha / r) · B A, the norms ‖V‖ `[O]` of the rows of V, and learned
-magnitudes m `[O]` (eq. 5). As in section 4.3, the norms have no gradient.
+A layer W `[O, I]` computes m ⊙ (V x) / ‖V‖ with V = W + (alpha / r) · B A, the norms ‖V‖ `[O]` of the rows of V, and
+learned magnitudes m `[O]` (Liu et al. 2024, eq. 5). The norms have no gradient (section 4.3).
 
 Shape letters: I inputs and O outputs of a layer, r rank.
 """
@@ -18,11 +18,11 @@ from soundomni.core.assembly.lora_linear import LoRALinear, add_low_rank
 class DoRALinear(LoRALinear):
     """A linear layer with an adapter and a magnitude for each row: `[..., I]` → `[..., O]`.
 
-    The magnitudes start at the norms of the rows, so that at first it computes what the layer did. If the weight is loaded later, call
-    `reset_magnitude`.
+    The magnitudes start at the norms of the rows, so at first it computes what the layer did. If the weight is loaded
+    later, call `reset_magnitude`.
 
     Args:
-        linear, rank, alpha, dropout: as in LoRALinear.
+        linear, rank, alpha, dropout: see LoRALinear.
     """
 
     def __init__(self, linear: nn.Linear, *, rank: int, alpha: float, dropout: float = 0.0) -> None:
@@ -44,7 +44,7 @@ class DoRALinear(LoRALinear):
             plain = plain - self.bias
         own = functional.linear(adapted, self.weight) if plain is None else plain
         ratio = self.lora_magnitude / self._norms()
-        return ((ratio - 1) * own + ratio * low_rank).to(low_rank.dtype)  # in the precision of the magnitudes, which are near the norms
+        return ((ratio - 1) * own + ratio * low_rank).to(low_rank.dtype)  # in the magnitudes' precision: ratio is close to 1
 
     @torch.no_grad()
     def _norms(self) -> Tensor:
@@ -54,7 +54,7 @@ class DoRALinear(LoRALinear):
             return row_norms(weight, a, b, scale=self.scale)
 
     def merge(self) -> None:
-        """Put the adapter and the magnitudes into the weight."""
+        """Merge the adapter and the magnitudes into the weight."""
         merge_scaled(self.weight, self.lora_A.weight, self.lora_B.weight, self.lora_magnitude, scale=self.scale)
 
 

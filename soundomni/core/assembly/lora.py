@@ -63,7 +63,8 @@ def add_adapters(model: UnifiedModel, spec: LoRASpec, *, seed: int = 0) -> None:
 def open_gate(model: UnifiedModel, interval: Interval, names: Iterable[str], *, key: str) -> TimestepGate | None:
     """Return what lets the adapters of the layers `names` act only at the timesteps of an interval; None for all timesteps.
 
-    Raise SpecError, which names the `key` of the interval, if the model does not know the timestep of each of their inputs.
+    Raise SpecError, naming the `key` of the interval, if the model does not know the timestep of every input of these
+    layers.
     """
     low, high = interval
     told = f"{key} is [{low:g}, {high:g}]"
@@ -93,14 +94,15 @@ def open_gate(model: UnifiedModel, interval: Interval, names: Iterable[str], *, 
 
 
 def interval_of(model: nn.Module) -> Interval | None:
-    """Return the timesteps at which the adapters of a model act; None for all, or if it has no adapters."""
+    """Return the timesteps at which a model's adapters act; None if they act at all timesteps or there are no
+    adapters."""
     return next((layer.gate[0].interval for layer in adapted_layers(model).values() if layer.gate is not None), None)
 
 
 def reset_magnitudes(model: nn.Module) -> None:
-    """Set the magnitudes of new DoRA adapters to the norms of the weights that the model has now, which may be sharded.
+    """Set the magnitudes of new DoRA adapters to the norms of the model's current weights, which may be sharded.
 
-    Raise SpecError for a row of zeros, whose direction no magnitude can scale.
+    Raise SpecError for a row of zeros, which has no direction to scale.
     """
     for name, layer in adapted_layers(model).items():
         if not isinstance(layer, DoRALinear):
@@ -121,8 +123,9 @@ def merge_adapters(model: nn.Module) -> None:
     """
     if (interval := interval_of(model)) is not None:
         raise CheckpointError(
-            f"the adapters act only at timesteps from {interval[0]:g} to {interval[1]:g}, so they cannot become part of the weights. "
-            "Export them with --format peft-adapter, and give them to the model that they were trained on with --adapter"
+            f"the adapters only act at timesteps from {interval[0]:g} to {interval[1]:g}, so they cannot be merged "
+            "into the weights. Export them with --format peft-adapter, and use --adapter to add them to the model "
+            "that they were trained on"
         )
     for name, layer in adapted_layers(model).items():
         model.set_submodule(name, layer.merged())

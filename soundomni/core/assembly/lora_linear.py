@@ -19,14 +19,14 @@ from soundomni.core.assembly.timestep_gate import TimestepGate
 class LoRALinear(nn.Linear):
     """A linear layer with an adapter: `[..., I]` → `[..., O]`.
 
-    A starts random and B at zero, so that at first it computes what the layer did. Weight and bias are the layer's own
-    parameters under their own names. Whether they are frozen does not change.
+    A starts random and B at zero, so at first it computes what the layer did. Weight and bias are the layer's own
+    parameters under their own names, and stay frozen or trainable as they were.
 
     Args:
         linear: the layer.
         rank: r.
         alpha: the adapter is scaled by alpha / r.
-        dropout: share of the adapter's inputs that are zeroed if gradients are computed.
+        dropout: share of the adapter's inputs that are zeroed while gradients are computed.
     """
 
     def __init__(self, linear: nn.Linear, *, rank: int, alpha: float, dropout: float = 0.0) -> None:
@@ -38,7 +38,7 @@ class LoRALinear(nn.Linear):
         nn.init.zeros_(self.lora_B.weight)
         self.rank, self.alpha, self.dropout = rank, alpha, dropout
         self.gate: tuple[TimestepGate, int] | None = None
-        """What says at which tokens of which stream the adapter acts; None for all."""
+        """Gate that says at which tokens of which stream the adapter acts; None if it acts at all tokens."""
 
     @property
     def scale(self) -> float:
@@ -57,15 +57,15 @@ class LoRALinear(nn.Linear):
         """Return what the adapter adds, `[..., O]`.
 
         Args:
-            adapted: `[..., I]`, the input, of which dropout may have zeroed some.
-            plain: `[..., O]`, what the layer itself makes of `adapted`; None if that has not been computed.
+            adapted: `[..., I]`, the input, possibly after dropout.
+            plain: `[..., O]`, the output of the layer itself for `adapted`; None if it has not been computed.
         """
         update: Tensor = self.lora_B(self.lora_A(adapted))
         return self.scale * update
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """Return a plain layer that computes the same; the weight is changed in place."""
+        """Return a plain layer that computes the same. Changes the weight in place."""
         self.merge()
         plain = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
         plain.weight, plain.bias = self.weight, self.bias

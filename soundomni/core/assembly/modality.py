@@ -155,7 +155,7 @@ class EncoderModality(Modality):
     def enter_context(self, clips: Clips) -> Tensor:
         """Return the hidden tokens `[N, H]` of the clips' features."""
         features = self._features(clips.waveform, clips.lengths)
-        if clips.masked is not None:  # the encoder may return tokens of padding behind those of the longest clip
+        if clips.masked is not None:  # the encoder may return padding after the tokens of the longest clip
             beyond = features.shape[1] - clips.masked.shape[1]
             features = features.masked_fill(functional.pad(clips.masked, (0, 0, 0, beyond)), 0.0)
         places = frame_places(clips.num_tokens, features.shape[1], self.device)
@@ -405,7 +405,7 @@ class MadeModality(CodecModality):
         return Entered(self.enter_frames(query.inputs, query.timesteps, places, hints=query.hints), query, places)
 
     def samples_made(self, num_samples: int) -> int:
-        """Return how many samples to generate for a clip of `num_samples`."""
+        """Return how many samples to generate for a clip of `num_samples` samples."""
         longer = num_samples + round(self.headroom * self.sample_rate)
         return longer if self.window is None else max(longer, round(self.window * self.sample_rate))
 
@@ -429,7 +429,8 @@ class MadeModality(CodecModality):
         return hidden if not self.lead else self._led(hidden, places, len(values), values.shape[-1])
 
     def seen_hints(self, hints: Tensor | None, places: Tensor, run: tuple[int, int, int]) -> SeenHints | None:
-        """Return the hints `[B, L, T]` of the frames at `places` for a backbone that takes them; None if there are none for it.
+        """Return the hints `[B, L, T]` of the frames at `places` for a backbone that takes them; None if there are
+        none.
 
         `run` is where the tokens of the modality are stored: the stream, and their first and last place.
         """

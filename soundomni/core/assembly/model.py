@@ -74,7 +74,8 @@ class UnifiedModel(nn.Module):
         self.critic = critic
         self.executor = "auto"
         self.teach: Callable[[PackedBatch], Mapping[str, Query]] | None = None
-        """Returns what to ask about the clips of a training batch, by modality; None to ask what the objectives do."""
+        """Returns the query about the clips of a training batch, by modality; None to use the objectives' own
+        queries."""
         self._freeze(frozen)
 
     def _freeze(self, frozen: Sequence[str]) -> None:
@@ -187,7 +188,8 @@ class UnifiedModel(nn.Module):
 
     @property
     def timed_losses(self) -> tuple[str, ...]:
-        """Names of the losses that can be measured at a timestep of one's choice; none with a teacher, who chooses them."""
+        """Names of the losses that can be measured at a chosen timestep; empty with a teacher, which chooses the
+        timesteps."""
         timed = [modality for modality in self.all_made if modality.objective.has_timesteps and self.teach is None]
         return tuple(name for modality in timed for name in self._named(modality).values())
 
@@ -236,7 +238,7 @@ class UnifiedModel(nn.Module):
         """Return the prediction `[B, P, T]` for a query about the clips of each modality that is made.
 
         Args:
-            batch: its clips may lack some of the conditions of the batch from which `given` comes.
+            batch: its clips may lack some conditions of the batch that `given` comes from.
             queries: one for each modality that is made.
             given: what `enter_given` returned, so that encoders run only once for several queries.
         """
@@ -245,12 +247,13 @@ class UnifiedModel(nn.Module):
         return {one.name: _predicted(one, layout.take(streams, one.name), entered[one.name]) for one in self.all_made}
 
     def _enter(self, batch: PackedBatch, modality: Modality, query: Query | None) -> Entered:
-        """Return the clips of a modality in the hidden space, those to make as a query shows them, or the modality's own."""
+        """Return the clips of a modality in the hidden space. Clips to make look as `query` shows them, by default the
+        modality's own."""
         clips = batch.of(modality.name)
         return modality.enter(clips) if query is None else self.made(modality.name).enter_query(clips, query)
 
     def _run(self, batch: PackedBatch, entered: Mapping[str, Entered]) -> tuple[Layout, list[Tensor], LossTerms]:
-        """Return the layout of a batch, its hidden streams behind the backbone, and auxiliary losses."""
+        """Return the layout of a batch, its hidden streams after the backbone, and auxiliary losses."""
         layout = self._with_conditions(self.plan(batch.table), batch, entered)
         blocks = {TEXT: self.backbone.embed(batch.text_ids)} | self._placed(entered, batch.clips)
         streams, auxiliary = self.backbone(layout.place(blocks, self.backbone.hidden_dim), layout)

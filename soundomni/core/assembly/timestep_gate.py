@@ -1,7 +1,8 @@
-"""Adapters that act only at some timesteps: which tokens of a batch they act on.
+"""Adapters that only act at some timesteps: which tokens of a batch they act on.
 
-Clips of a batch have different timesteps, so a factor of 0 or 1 for each stored token says whether an adapter acts on it. It is found
-when the backbone is called, and stays until the next call, so that layers that are computed again in the backward pass find it too.
+Clips of a batch have different timesteps, so a factor of 0 or 1 for each stored token says whether an adapter acts on
+it. The factors are computed when the backbone is called and kept until the next call, so layers that are recomputed in
+the backward pass can use them too.
 
 Shape letters: M clips, P stored tokens of a stream.
 """
@@ -41,7 +42,7 @@ class TimestepGate:
     factors: dict[int, Tensor] = field(default_factory=dict)
 
     def attach(self, backbone: nn.Module) -> None:
-        """Follow a backbone that takes times: before each of its calls, find the tokens."""
+        """Watch a backbone that takes times, and find the tokens before each of its calls."""
 
         def before(_: nn.Module, given: tuple[Any, Layout]) -> None:
             seen = given[1].conditions
@@ -58,5 +59,5 @@ class TimestepGate:
         self.factors = {stream: acts.index_select(0, clips)[:, None] for stream, clips in seen.clips.items()}
 
     def of(self, stream: int, update: Tensor) -> Tensor:
-        """Return `update` `[P, O]` where adapters act, and zero elsewhere."""
+        """Return `update` `[P, O]` at the tokens where adapters act, and zero elsewhere."""
         return update * self.factors[stream].to(update.dtype)

@@ -36,7 +36,7 @@ class SeenHints:
     Args:
         stream: index of the stream.
         places: int64 `[F]`, the place of each frame in the stream.
-        values: `[F, L]`, the L numbers of each.
+        values: `[F, L]`, the L numbers of each frame.
     """
 
     stream: int

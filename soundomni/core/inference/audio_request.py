@@ -32,7 +32,7 @@ class AudioRequest:
         lower: codes `[K, T]` of the levels that the model does not make; None if it makes all.
         varied: normalized values `[D, T]` or codes `[K, T]` of a clip to mix with the noise that sampling starts from; None to start from
             only noise.
-        unprompted: segments without a prompt, with which the model is measured on `varied`.
+        unprompted: segments without a prompt, for measuring the model on `varied`.
         most_change: how far the model's estimate may go from `varied`, see `Bound`; infinite without a bound.
     """
 

@@ -92,7 +92,7 @@ def beginning(
         clip: normalized values `[D, T]`.
         strength: above 0 and at most 1.
         slot: the segment of the clip, as a target is written.
-        context: segments before it: the conditions that stay without a prompt.
+        context: the segments before the clip: the conditions that remain without a prompt.
         batch_size: rows that go through the model at once.
     """
     if strength == 1.0:

@@ -93,12 +93,13 @@ def check_free(directory: str | Path) -> None:
 def load_adapter_file(model: nn.Module, directory: str | Path, *, interval: Interval | None = None) -> None:
     """Give a model the adapters in a folder that this library or peft wrote: all of them, or none on an error.
 
-    They are merged into the weights, unless they act only at some timesteps.
+    They are merged into the weights, unless they only act at some timesteps.
 
     Args:
         model: the whole model.
         directory: the folder.
-        interval: timesteps (low, high) of the flow at which they act; None for what the folder says, by default all.
+        interval: timesteps (low, high) of the flow at which they act; None for the ones in the folder, or all if it
+            names none.
 
     Raises:
         CheckpointError: the folder is not an adapter, is not LoRA or DoRA, or does not fit the model in names or shapes; or the model
@@ -107,7 +108,9 @@ def load_adapter_file(model: nn.Module, directory: str | Path, *, interval: Inte
     """
     path = Path(directory)
     if adapted_layers(model):
-        raise CheckpointError("the model already has adapters that act at some timesteps only, and no others can be added. Load it again")
+        raise CheckpointError(
+            "the model already has adapters that only act at some timesteps, so no others can be added. Load the model again"
+        )
     config = _read_config(path)
     adapters = _read_adapters(model, path, config)
     chosen = config.interval if interval is None else interval
@@ -154,7 +157,8 @@ def _attach(model: nn.Module, adapters: Mapping[str, _Matrices], config: _Config
 
 @dataclass(frozen=True)
 class _Config:
-    """What a folder says about its adapters: their kind, r, alpha, and the timesteps at which they act, None for all."""
+    """What a folder says about its adapters: their kind, r, alpha, and the timesteps at which they act (None for
+    all)."""
 
     kind: AdapterKind
     rank: int
@@ -282,7 +286,8 @@ def _is_number(value: object, kind: type | tuple[type, ...]) -> bool:
 
 
 def _find(weights: WeightFile, config: _Config) -> dict[str, _Names]:
-    """Return what each layer has in a file, by layer name. Raise CheckpointError if it holds anything else."""
+    """Return the tensors of each layer in a file, by layer name. Raise CheckpointError if the file holds anything
+    else."""
     kinds = (A, B, MAGNITUDE) if config.kind == "dora" else (A, B)
     listed = f"{PREFIX}<layer>.{A} and .{B}" + (f" and .{MAGNITUDE}" if config.kind == "dora" else "")
     names: dict[str, dict[str, str]] = {}
@@ -330,7 +335,9 @@ def _check_values(path: Path, name: str, weight: Tensor, matrices: _Matrices, *,
         wide = torch.promote_types(weight.dtype, torch.float32)
         norms = row_norms(weight.detach().to(wide), a.to(weight.device, wide), b.to(weight.device, wide), scale=scale)
         if not bool((norms > 0).all() and norms.isfinite().all()):
-            raise CheckpointError(f"'{path}' makes rows of '{name}' zero or infinite, which have no direction that {MAGNITUDE} could scale")
+            raise CheckpointError(
+                f"'{path}' makes rows of '{name}' zero or infinite; such rows have no direction that {MAGNITUDE} could scale"
+            )
 
 
 def _check_fit(path: Path, name: str, names: _Names, layers: Mapping[str, nn.Linear], rank: int) -> None:

@@ -14,11 +14,11 @@ _MISSING = object()
 
 @dataclass(frozen=True)
 class Translation:
-    """What a config of another package says, as a layer of a spec.
+    """Another package's config, translated into a layer of a spec.
 
     Args:
         layer: plain data.
-        notes: what was assumed or ignored, or is different here; one sentence each.
+        notes: what was assumed or ignored, or works differently here; one sentence each.
     """
 
     layer: dict[str, Any]
@@ -26,7 +26,7 @@ class Translation:
 
 
 class Section:
-    """One mapping of a config: returns checked values, and knows which ones were never read."""
+    """One mapping of a config: returns checked values, and keeps track of keys that were never read."""
 
     def __init__(self, value: Any, key: str) -> None:
         self.key = key
@@ -67,7 +67,8 @@ class Section:
             raise SpecError(f"{join(self.key, name)} is {given!r}; expected {expected!r}, the only one that {by} has")
 
     def ignore(self, reasons: Mapping[str, str]) -> list[str]:
-        """Return a sentence about each of these keys that is given; a reason says why the key does not matter here."""
+        """Return a sentence about each of these keys that is present; a reason says why the key does not matter
+        here."""
         given = [name for name in reasons if name in self]
         for name in reasons:
             self._left.pop(name, None)

@@ -94,12 +94,13 @@ class WeightFile(Mapping[str, Tensor]):
         return WeightFile(self.path, self.files, entries, self.others)
 
     def made_of(self, tensors: Mapping[str, tuple[tuple[int, ...], Callable[[], Tensor]]]) -> WeightFile:
-        """Return tensors that are made of those of this file on demand: name → shape and how to make it."""
+        """Return tensors that are made from this file's tensors on demand: name → shape and how to make it."""
         return WeightFile(self.path, self.files, {name: _Entry(shape, load) for name, (shape, load) in tensors.items()})
 
 
 def join_weights(path: Path, parts: Mapping[str, WeightFile]) -> WeightFile:
-    """Return the tensors of several files as one file, called `path` in errors; prefix of the names → file."""
+    """Return the tensors of several files as one file, called `path` in errors; `files` maps prefixes of names to
+    files."""
     entries = {f"{prefix}{name}": part._entries[name] for prefix, part in parts.items() for name in part}
     others = [f"{prefix}{name}" for prefix, part in parts.items() for name in part.others]
     return WeightFile(path, tuple(file for part in parts.values() for file in part.files), entries, tuple(others))

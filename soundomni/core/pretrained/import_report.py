@@ -11,7 +11,7 @@ FORMAT = 1
 
 
 def report_start(kind: str, source: WeightFile) -> dict[str, Any]:
-    """Return what was imported, with checksums, for which the source is read again.
+    """Return what was imported, with checksums, which need the source to be read again.
 
     Args:
         kind: kind of import.

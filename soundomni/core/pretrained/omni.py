@@ -617,12 +617,12 @@ class SoundOmni:
     def load_adapter(self, directory: str | Path, *, interval: tuple[float, float] | None = None) -> None:
         """Add adapters (LoRA or DoRA) from a folder that `soundomni export --format peft-adapter` or peft wrote.
 
-        They are merged into the weights, unless they act only at some timesteps.
+        They are merged into the weights, unless they only act at some timesteps.
 
         Args:
             directory: the folder.
-            interval: timesteps (low, high) at which they act, as in `guidance.interval`: 0 is clean, 1 is noise. None for what the
-                folder says, by default all.
+            interval: timesteps (low, high) at which they act, as in `guidance.interval`: 0 is clean, 1 is noise. None
+                for the ones in the folder, or all if it names none.
 
         Raises:
             CheckpointError: the folder is damaged, is neither LoRA nor DoRA, or has a layer or a shape that this model does

@@ -149,10 +149,10 @@ class ModalitySpec:
             training and for guidance.
         aligned: modalities whose tokens are added to those of a clip that is made, frame by frame, instead of taking places of
             their own in the sequence; they must have the same number of frames.
-        window: seconds to generate for shorter clips too, which are then cut to their length: for models that only know clips of one
-            length, padded with silence. Null generates clips as long as they are asked for.
-        headroom: seconds to generate behind the end of each clip, which are then cut off: for models that were trained with silence
-            behind clips.
+        window: seconds to generate even for shorter clips, which are then cut to their length: for models that only
+            know clips of one length, padded with silence. Null generates only the requested length.
+        headroom: seconds to generate past the end of each clip and then cut off: for models that were trained with
+            silence after their clips.
     """
 
     codec: Slot | None = slot("codec", optional=True)
@@ -275,8 +275,10 @@ class MixtureEntry:
         held_out: share of its items that training never draws and that validation measures the losses on; 1 for a dataset
             that is only measured. Digests of the keys decide which items: the same in every run, and as the dataset grows.
         max_seconds: longer clips are cut at a random place (to generate) or skipped (to understand); null for no limit.
-        filters: name → what decides which clips are used and may write their captions, in order; null removes one of an earlier layer.
-        augmentations: name → what changes clips at random while training, in order; null removes one of an earlier layer.
+        filters: name → filter, which decides which clips are used and may write captions, in order; null removes an
+            earlier layer's.
+        augmentations: name → augmentation, which changes clips at random during training, in order; null removes an
+            earlier layer's.
     """
 
     source: Slot = slot("dataset")
@@ -427,12 +429,14 @@ class LoRASpec:
 class TeacherSpec:
     """A frozen teacher: the model of `model.start`, as it was when training started.
 
-    The model learns to make clips in the steps of its own sampler, such as 8 of euler, without guidance. For each clip, training draws one
-    of these steps, the teacher takes it in several steps with guidance, and the model learns to get to the same place in one.
+    The model learns to make clips without guidance in its own sampler's steps, such as 8 steps of euler. For each clip,
+    training draws one of these steps, the teacher covers it in several steps with guidance, and the model learns to get
+    to the same place in one.
 
     Args:
-        steps: steps of the teacher within one step of the model's sampler. They are midpoint steps, with two predictions each.
-        guidance: guidance of the teacher; null for that of its own spec.
+        steps: number of steps that the teacher takes within one step of the model's sampler. They are midpoint steps,
+            with two predictions each.
+        guidance: guidance of the teacher; null for the guidance in its own spec.
     """
 
     steps: int = 2
@@ -494,8 +498,10 @@ class TrainSpec:
         loss_starts: number of steps before a loss counts; 0 if not named.
         phases: name → settings of a phase; null removes those of an earlier layer. Training a codec has two: "critics" and then "codec".
         lora: adapters for some expert streams; null trains the weights themselves.
-        random_codec: let a codec of the model that has no weights keep random ones, in which nothing useful can be learned: for tests.
-        teacher: how to learn from the model of `model.start` to make clips in a few steps without guidance; null to learn from the data.
+        random_codec: allow a codec without weights to stay random. A model learns nothing useful from it, so this is
+            for tests.
+        teacher: how to learn from the model of `model.start` to make clips in a few steps without guidance; null to
+            learn from data.
         ema_decay: decay of the averaged weights; 0 for no averaging.
         validation: what to generate and describe during training; null for nothing.
         precision: precision of the forward and backward pass; parameters and optimizer are always float32.

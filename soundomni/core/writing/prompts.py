@@ -83,7 +83,7 @@ class PromptWriter:
         return context
 
     def without_prompt(self, slot: Segment, *, text: str = "", seconds: float | None = None) -> Context:
-        """Write what guidance compares a prompt with: nothing but the conditions that stay, which clips do not attend to.
+        """Write what guidance compares a prompt with: only the conditions that stay, which clips do not attend to.
 
         The arguments are those of `prompt`.
         """
@@ -93,7 +93,7 @@ class PromptWriter:
         return tuple(replace(self._writer.segment(template, texts=texts), attended=False) for template in staying)
 
     def _is_written(self, template: SegmentTemplate, text: str) -> bool:
-        """Return whether a template has a text that is not left out."""
+        """Return whether any template has a text that is not left out."""
         return template.text is not None and bool(text or "{caption}" not in template.text)
 
     def _seconds(self, slot: Segment, seconds: float | None) -> float:

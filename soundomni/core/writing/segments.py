@@ -201,7 +201,7 @@ class SegmentWriter:
     def check_text(self) -> None:
         """Raise SpecError if the model has no text in its sequence."""
         if not self.has_text:
-            raise SpecError("the model has no text in its sequence. Set `of` of the segment to the modality whose encoder reads it")
+            raise SpecError("the model has no text in its sequence. Set the segment's `of` to the modality whose encoder reads it")
 
     def text(self, text: str, *, loss: bool = False) -> Segment:
         """Write text as a causal segment; with loss, as one to predict. Raise SpecError if the model has no text."""

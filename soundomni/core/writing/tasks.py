@@ -64,7 +64,7 @@ def length_texts(seconds: float, *, start: float = 0.0, total: float | None = No
     Args:
         seconds: length of the clip.
         start: seconds of the recording before the clip.
-        total: length of the recording; None for that of the clip.
+        total: length of the recording; None for the length of the clip.
     """
     whole = seconds if total is None else total
     return {"seconds": f"{seconds:g}", "seconds_start": f"{math.floor(start)}", "seconds_total": f"{math.ceil(whole)}"}

@@ -1,1 +1,1 @@
-"""What changes clips at random while training."""
+"""Augmentations, which change clips at random during training."""

@@ -14,9 +14,9 @@ from soundomni.core.waveform import RESAMPLER_QUALITY, fit_length
 
 
 def resampled_by(waveform: np.ndarray, ratio: float) -> np.ndarray:
-    """Return float32 `[C, S]` with one sample for every `ratio` of the given ones, `[C, round(S / ratio)]`, at least one.
+    """Resample float32 `[C, S]` to one sample for every `ratio` samples, `[C, round(S / ratio)]`, at least one.
 
-    Frequencies that the new samples cannot hold are removed.
+    Frequencies that the new samples cannot represent are removed.
     """
     wanted = max(1, round(waveform.shape[1] / ratio))
     padded = np.pad(waveform, ((0, 0), (0, math.ceil(ratio) + 1)))  # soxr rounds its output length

@@ -1,4 +1,4 @@
-"""Exchanging left and right.
+"""Swapping left and right.
 
 Shape letters: C audio channels, S samples.
 """
@@ -14,7 +14,7 @@ _STEREO = 2
 
 
 class ChannelSwap(Augmentation):
-    """Exchanges the two channels of a stereo clip with some probability; clips with other numbers of channels stay.
+    """Swaps the two channels of a stereo clip with some probability; other clips stay as they are.
 
     Args:
         probability: probability of changing a clip.
@@ -27,6 +27,6 @@ class ChannelSwap(Augmentation):
         self.probability = probability
 
     def change(self, waveform: np.ndarray, sample_rate: int, draws: np.random.Generator) -> np.ndarray:
-        """Return the clip `[C, S]`, or the same with its channels exchanged."""
+        """Return the clip `[C, S]`, perhaps with its channels swapped."""
         is_changed = draws.random() < self.probability
         return waveform[::-1].copy() if is_changed and len(waveform) == _STEREO else waveform

@@ -1,4 +1,4 @@
-"""Checks of what augmentations draw from."""
+"""Checks of the probabilities and ranges that augmentations draw from."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from soundomni.core.errors import SpecError
 
 
 def check_probability(name: str, probability: float) -> None:
-    """Raise SpecError unless it is from 0 to 1."""
+    """Raise SpecError unless the probability is from 0 to 1."""
     if not 0.0 <= probability <= 1.0:
         raise SpecError(f"{name}: probability is {probability:g}; expected a number from 0 to 1")
 
 
 def check_range(name: str, argument: str, bounds: tuple[float, float], *, least: float, most: float) -> None:
-    """Raise SpecError unless the bounds are in order and from `least` to `most`."""
+    """Raise SpecError unless both bounds are from `least` to `most`, the smaller one first."""
     low, high = bounds
     if not (math.isfinite(low) and math.isfinite(high) and least <= low <= high <= most):
         raise SpecError(

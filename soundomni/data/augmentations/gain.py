@@ -12,16 +12,16 @@ from soundomni.data.augmentations.checks import check_probability, check_range
 
 
 class Gain(Augmentation):
-    """Multiplies a clip by a gain that is drawn evenly in decibels.
+    """Multiplies a clip by a random gain, uniform in decibels.
 
-    A gain that would take a clip beyond full scale is lowered so that its peak just reaches it. Clips that are beyond it already are
-    never made louder.
+    A gain that would push a clip above full scale is lowered so that the clip's peak just reaches full scale. Clips
+    that already exceed it are never made louder.
 
     Args:
         decibels: range of the gain in dB.
         probability: probability of changing a clip.
 
-    Raise SpecError for a range that is not in order or beyond 60 dB, or a probability that is not from 0 to 1.
+    Raise SpecError for a range that is out of order or beyond 60 dB, or a probability that is not from 0 to 1.
     """
 
     def __init__(self, *, decibels: tuple[float, float] = (-6.0, 0.0), probability: float = 1.0) -> None:

@@ -13,7 +13,8 @@ from soundomni.data.augmentations.checks import check_probability
 
 
 class Mono(Augmentation):
-    """Replaces every channel by the mean of all of them with some probability, so that a stereo model also learns mono clips.
+    """Replaces every channel by the mean of all channels with some probability, so that a stereo model also learns mono
+    clips.
 
     Args:
         probability: probability of changing a clip.

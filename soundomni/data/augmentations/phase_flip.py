@@ -12,7 +12,7 @@ from soundomni.data.augmentations.checks import check_probability
 
 
 class PhaseFlip(Augmentation):
-    """Changes the sign of all samples, which is not heard, with some probability.
+    """Flips the sign of all samples with some probability; the clip sounds the same.
 
     Args:
         probability: probability of changing a clip.

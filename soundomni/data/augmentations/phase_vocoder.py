@@ -1,7 +1,7 @@
-"""Changing the length of clips at the same pitch: a phase vocoder with identity phase locking (Laroche and Dolson 1999, "Improved Phase
-Vocoder Time-Scale Modification of Audio").
+"""Changing the length of clips at the same pitch: a phase vocoder with identity phase locking (Laroche and Dolson 1999,
+"Improved Phase Vocoder Time-Scale Modification of Audio").
 
-Without the locking, bins next to a peak drift apart in phase and cancel, so that even a steady tone loses several decibels.
+Without the locking, bins next to a peak drift apart in phase and cancel, so even a steady tone loses several decibels.
 
 Shape letters: C audio channels, S samples, B frequency bins, L frames, N samples of a window.
 """
@@ -23,7 +23,7 @@ def stretched(waveform: np.ndarray, ratio: float, sample_rate: int) -> np.ndarra
     hop, wanted = size // 4, max(1, round(waveform.shape[1] * ratio))
     window = np.hanning(size + 1)[:-1].astype(np.float32)
     count = -(-wanted // hop) + 4  # frames that overlap the result
-    starts = size + np.round((np.arange(count) * hop - size) / ratio).astype(np.int64)  # of the frames, in the padded clip
+    starts = size + np.round((np.arange(count) * hop - size) / ratio).astype(np.int64)  # in the padded clip
     before = max(0, hop - int(starts.min()))
     padded = np.pad(waveform, ((0, 0), (size + before, 2 * size + int(starts.max()))))
     out, weight = np.zeros((len(waveform), count * hop + size), np.float32), np.zeros(count * hop + size, np.float32)
@@ -46,10 +46,10 @@ def _spectra(padded: np.ndarray, starts: np.ndarray, window: np.ndarray) -> np.n
 
 
 def _rotation(frame: np.ndarray, made: np.ndarray, earlier: np.ndarray) -> np.ndarray:
-    """Return the phase factors `[B]` for a frame of the clip, which all channels share, so that their differences stay.
+    """Return the phase factors `[B]` for a frame of the clip. All channels share them, which keeps phase differences.
 
-    At a peak of the spectrum, it is the factor that takes the clip a hop before the frame to what was made a hop before. Bins around a
-    peak take that of the peak.
+    At a peak of the spectrum, it is the factor that turns the clip one hop before the frame into what was made one hop
+    before. Bins around a peak use the factor of the peak.
 
     Args:
         frame: spectrum `[C, B]` of the clip.

@@ -1,4 +1,4 @@
-"""Moving clips up or down in pitch.
+"""Shifting clips up or down in pitch.
 
 Shape letters: C audio channels, S samples.
 """
@@ -15,16 +15,16 @@ from soundomni.data.augmentations.phase_vocoder import stretched
 
 
 class Pitch(Augmentation):
-    """Moves a clip up or down in pitch; its length stays.
+    """Shifts a clip up or down in pitch without changing its length.
 
-    A phase vocoder makes it longer or shorter, and resampling takes it back to its length. Attacks are smeared a little; `speed` does not
-    do that, but changes the length too.
+    A phase vocoder makes the clip longer or shorter, and resampling takes it back to its length. This smears attacks a
+    little. `speed` does not, but it changes the length too.
 
     Args:
-        semitones: range of the change in semitones, drawn evenly.
+        semitones: range of the shift in semitones, drawn uniformly.
         probability: probability of changing a clip.
 
-    Raise SpecError for a range that is not in order or beyond two octaves, or a probability that is not from 0 to 1.
+    Raise SpecError for a range that is out of order or beyond two octaves, or a probability that is not from 0 to 1.
     """
 
     def __init__(self, *, semitones: tuple[float, float] = (-2.0, 2.0), probability: float = 1.0) -> None:

@@ -1,4 +1,4 @@
-"""Taking clips to a lower sample rate and back, as recordings from worse equipment sound.
+"""Taking clips to a lower sample rate and back, which makes them sound like recordings from cheaper equipment.
 
 Shape letters: C audio channels, S samples.
 """
@@ -14,15 +14,17 @@ from soundomni.data.augmentations.checks import check_probability, check_range
 
 
 class Resample(Augmentation):
-    """Removes everything above half of a sample rate that is drawn, evenly on a logarithmic scale. The clip keeps its own rate.
+    """Removes everything above half of a random sample rate, uniform on a logarithmic scale. The clip keeps its own
+    rate.
 
-    A clip whose own rate is not above the drawn one stays as it is.
+    A clip whose own rate is not above the random one stays as it is.
 
     Args:
         rates: range of the sample rate in Hz.
         probability: probability of changing a clip.
 
-    Raise SpecError for rates that are not in order or not from 1000 to 1,000,000, or a probability that is not from 0 to 1.
+    Raise SpecError for rates that are out of order or not from 1000 to 1,000,000, or a probability that is not from 0
+    to 1.
     """
 
     def __init__(self, *, rates: tuple[float, float] = (8000.0, 44100.0), probability: float = 0.5) -> None:

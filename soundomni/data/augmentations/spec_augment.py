@@ -1,4 +1,4 @@
-"""Hiding stripes of what is heard (Park et al. 2019, "SpecAugment").
+"""Hiding stripes of what the model hears (Park et al. 2019, "SpecAugment").
 
 Shape letters: T tokens, F feature dimensions.
 """
@@ -13,16 +13,17 @@ from soundomni.data.augmentations.checks import check_probability
 
 
 class SpecAugment(Augmentation):
-    """Sets stripes of the features of a clip that is heard to zero: some tokens, and some dimensions of all tokens.
+    """Zeroes stripes of the features of clips that the model hears: some tokens, and some dimensions of all tokens.
 
-    It masks what an encoder, such as log-mel, gives the model, not the clip: clips that are made stay as they are. The number of masks
-    is fixed; the width of each is drawn evenly from 0 to the largest, and then its place.
+    It masks the features that an encoder, such as log-mel, gives the model, not the clip itself; clips that the model
+    makes stay as they are. The number of stripes is fixed. The width of each is drawn uniformly from 0 to the largest,
+    then its place.
 
     Args:
         time_masks: number of stripes of tokens.
-        longest: largest share of the tokens that one of them covers.
+        longest: largest share of the tokens that one stripe covers.
         feature_masks: number of stripes of feature dimensions.
-        widest: largest share of the dimensions that one of them covers.
+        widest: largest share of the dimensions that one stripe covers.
         probability: probability of changing a clip.
 
     Raise SpecError for a number of masks below 0, or for a share or probability that is not from 0 to 1.
@@ -43,7 +44,7 @@ class SpecAugment(Augmentation):
         self.probability = probability
 
     def mask(self, num_tokens: int, feature_dim: int, draws: np.random.Generator) -> np.ndarray | None:
-        """Return the stripes, bool `[T, F]`, or None for a clip that stays."""
+        """Return the stripes, bool `[T, F]`, or None for a clip that stays as it is."""
         if draws.random() >= self.probability:
             return None
         times = _stripes(num_tokens, self.time_masks, self.longest, draws)
@@ -53,7 +54,7 @@ class SpecAugment(Augmentation):
 
 
 def _stripes(size: int, count: int, largest: float, draws: np.random.Generator) -> np.ndarray:
-    """Return which of `size` places the stripes cover, bool `[size]`."""
+    """Return which of `size` places are covered by stripes, bool `[size]`."""
     covered = np.zeros(size, dtype=np.bool_)
     for _ in range(count):
         width = int(draws.integers(int(largest * size), endpoint=True))

@@ -89,7 +89,7 @@ class ClipEncoder:
         return self.num_frames(item) * self.codec.spec.token_dim * np.dtype(self.dtype).itemsize
 
     def encode(self, indices: Sequence[int]) -> Iterator[Encoded | Skip]:
-        """Yield the clips of `indices` in order; a Skip for one that cannot be read, or that a filter leaves out.
+        """Yield the clips of `indices` in order, or a Skip for a clip that cannot be read or that a filter leaves out.
 
         Raise DataError for values that are not finite, or too large for the dtype.
         """

@@ -1,1 +1,1 @@
-"""What decides which clips of a dataset are used."""
+"""Filters, which decide which clips of a dataset are used."""

@@ -17,7 +17,7 @@ class Length(Filter):
         least: shortest clip in seconds.
         most: longest clip in seconds; null for no limit.
 
-    Raise SpecError for a range that is not in order, or below 0.
+    Raise SpecError for a range that is out of order or below 0.
     """
 
     def __init__(self, *, least: float = 0.0, most: float | None = None) -> None:
@@ -27,7 +27,7 @@ class Length(Filter):
         self.least, self.most = least, most
 
     def describe(self, item: Item) -> Item | str:
-        """Return the item, or in words that it is too short or too long."""
+        """Return the item, or the reason that it is too short or too long."""
         seconds = item.num_samples / item.sample_rate
         if seconds < self.least:
             return f"it lasts {seconds:.4g} s; expected at least {self.least:g} s"

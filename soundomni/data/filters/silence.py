@@ -1,4 +1,4 @@
-"""Leaving out clips in which nothing is heard.
+"""Leaving out silent clips.
 
 Shape letters: C audio channels, S samples.
 """
@@ -14,10 +14,10 @@ from soundomni.core.interfaces import Filter, Item
 
 
 class Silence(Filter):
-    """Leaves out clips that are silent, or nearly so, in the part that a sample uses.
+    """Leaves out clips that are silent or nearly silent in the part that a sample uses.
 
     Args:
-        threshold: RMS level in dB relative to full scale, below which a clip is left out.
+        threshold: leave out clips whose RMS level is below this, in dB relative to full scale.
 
     Raise SpecError for a threshold above 0.
     """
@@ -28,7 +28,7 @@ class Silence(Filter):
         self.threshold = threshold
 
     def reject(self, item: Item, waveform: np.ndarray, sample_rate: int) -> str | None:
-        """Return the level of a clip below the threshold, in words."""
+        """Return the reason to leave out a clip that is below the threshold, or None."""
         power = float(np.square(waveform, dtype=np.float64).mean())
         if power == 0.0:
             return "it is silent"

@@ -1,7 +1,7 @@
 """Pretrained models that encoders name but do not hold: found in a folder or in the Hub's local cache, never downloaded.
 
-A folder holds config.json, tokenizer.json and weights. A pipeline of diffusers holds the same files in its folders text_encoder
-and tokenizer.
+A folder holds config.json, tokenizer.json and weights. A diffusers pipeline holds the same files in its folders
+text_encoder and tokenizer.
 
 Strangers may have written their files. Only sizes are read from a config, weights only from safetensors, and a network is compared
 with the shapes in its file before it takes any memory.
@@ -44,8 +44,8 @@ class LocalModel:
         plugin: name of the plugin, with which errors begin.
         what: the kind of model in words, such as "a T5 model".
         name: the name that the spec gives: a folder, or a Hub repository.
-        folder: where its config and its weights are.
-        tokenizer_folder: where its tokenizer is.
+        folder: folder with its config and weights.
+        tokenizer_folder: folder with its tokenizer.
     """
 
     plugin: str
@@ -74,7 +74,7 @@ class LocalModel:
             plugin, what: as in LocalModel.
             example: a Hub repository that errors suggest.
             files: files that it needs besides its weights.
-            folder: the folder with the files; None for looking `name` up.
+            folder: the folder with the files; None to look `name` up.
 
         Raise SpecError if it is not there, or lacks a file.
         """
@@ -211,7 +211,7 @@ def _existing(path: str, *, key: str) -> Path | None:
 
 
 def _conversion(folder: Path) -> str:
-    """Return what an error adds if a folder only has the slow tokenizer; nothing otherwise."""
+    """Return advice for an error if a folder only has the slow tokenizer; otherwise an empty text."""
     if (folder / TOKENIZER).is_file() or not (folder / SLOW_TOKENIZER).is_file():
         return ""
     code = f"from transformers import AutoTokenizer as T; T.from_pretrained('{folder}').save_pretrained('{folder}')"

@@ -1,7 +1,7 @@
-"""Configs of Stable Audio 3 for models with its diffusion transformer, read as a spec.
+"""Reads Stable Audio 3's configs of models with its diffusion transformer as a spec.
 
-They have the form of stable-audio-tools' configs with other keys. A key that a config omits has the default of the published code. Unknown
-keys, and anything that cannot be computed here, are refused.
+They look like stable-audio-tools' configs, but have other keys. A key that a config omits has the default of the
+published code. Unknown keys are refused, and so is anything that cannot be computed here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOG_SNR_ANCHOR, LOG_SNR_END = -6.2, 2.0
 
 
 def is_third(tree: Any) -> bool:
-    """Return whether a config, as parsed JSON, is one of Stable Audio 3: its transformer has RMSNorm."""
+    """Return whether a config, as parsed JSON, belongs to Stable Audio 3: its transformer has RMSNorm."""
     for name in ("model", "diffusion", "config"):
         tree = tree.get(name) if isinstance(tree, Mapping) else None
     return isinstance(tree, Mapping) and tree.get("norm_type") == "rms_norm"
@@ -34,7 +34,8 @@ def is_third(tree: Any) -> bool:
 def parse_third(tree: Any) -> ModelConfig:
     """Read a config of Stable Audio 3 from parsed JSON.
 
-    Raise SpecError if it is not such a config, has an unknown key or a wrong value, or asks for what cannot be computed here.
+    Raise SpecError if it is not such a config, has an unknown key or a wrong value, or asks for something that cannot
+    be computed here.
     """
     top = Section(tree, "")
     top.expect("model_type", KIND, by=f"{MODEL} for Stable Audio 3")
@@ -112,7 +113,7 @@ def _number(settings: Section) -> dict[str, Any]:
 def _backbone(config: Section, condition_dim: int, widths: Mapping[str, int]) -> dict[str, Any]:
     """Return the arguments of the backbone; `widths` are what the rest of the config implies.
 
-    Raise SpecError for what it does not have, and for sizes that contradict each other.
+    Raise SpecError for parts that the backbone does not have, and for sizes that contradict each other.
     """
     sizes = {name: config.take(name, int, default) for name, default in {"embed_dim": 768, "depth": 12, "num_heads": 8}.items()}
     for name, expected in widths.items():
@@ -143,7 +144,9 @@ def _backbone(config: Section, condition_dim: int, widths: Mapping[str, int]) ->
         config.expect(name, value, by=TRANSFORMER, default=value)
     projects_global = config.take("project_global_cond", bool, True)
     if widths["global_cond_dim"] and not projects_global and widths["global_cond_dim"] != sizes["embed_dim"]:
-        raise SpecError(f"{join(config.key, 'project_global_cond')} is false; expected true, because global conditions have other sizes")
+        raise SpecError(
+            f"{join(config.key, 'project_global_cond')} is false; expected true, because global conditions have a different size"
+        )
     attention, norms, mlp = (config.section(name) for name in ("attn_kwargs", "norm_kwargs", "ff_kwargs"))
     attention.expect("qk_norm", "rms", by=TRANSFORMER)
     attention.expect("feat_scale", False, by=TRANSFORMER, default=False)

@@ -1,9 +1,9 @@
-"""A model with the backbone `dit-3` in the layout of stable-audio-3: the inverse of importing it, bit for bit.
+"""Writes a model with the backbone `dit-3` in stable-audio-3's layout: the inverse of importing it, bit for bit.
 
 | name | what it is |
 |---|---|
-| model.safetensors | all weights under stable-audio-3's names, the codec's too |
-| model_config.json | its config of the model |
+| model.safetensors | all weights under stable-audio-3's names, including the codec's |
+| model_config.json | the model's config for stable-audio-3 |
 
 Anything that stable-audio-3 cannot compute is refused, so that nothing is lost. What it does otherwise around the network is returned as
 notes.
@@ -41,7 +41,7 @@ from soundomni.experts.checkpoints.stable_audio_model_config import HINTS, NUM_F
 
 BY = "stable-audio-3"
 SECONDS = 120.0
-"""Length of the clips that a config states, which the weights do not depend on."""
+"""Clip length to state in the config; the weights do not depend on it."""
 
 
 def export_third(
@@ -55,9 +55,6 @@ def export_third(
         codec: the codec's tensors under stable-audio-3's names.
         codec_config: the codec's config, as stable-audio-3 has it.
         dtype: dtype in which weights are stored.
-
-    Raises:
-        SpecError: stable-audio-3 does not have such a part.
     """
     spec = resolved(model.spec)
     config = _config_of(spec)
@@ -75,7 +72,7 @@ def export_third(
 
 
 def _config_of(model: ModelSpec) -> ModelConfig:
-    """Return the config that a resolved spec stands for. Raise SpecError for a part that stable-audio-3 lacks."""
+    """Return the config for a resolved spec. Raise SpecError for a part that stable-audio-3 does not have."""
     made, key = model.used.get(LATENT), f"model.modalities.{LATENT}"
     given: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
         "model.backbone": (model.backbone.class_path, ("dit-3",)),

@@ -1,7 +1,7 @@
-"""Configs of a diffusers pipeline with Stable Audio Open, read as that of the model, and its sampler.
+"""Reads the configs of a diffusers pipeline of Stable Audio Open as the model's config and its sampler.
 
-A key that a config omits has the default of diffusers. Unknown keys, and anything that cannot be computed here, are refused,
-with the name of the file.
+A key that a config omits has diffusers' default. Unknown keys are refused, and so is anything that cannot be computed
+here; the error names the file.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ CLASSES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     NETWORK_FOLDER: ("transformers", ("T5EncoderModel",)),
     TOKENIZER_FOLDER: ("transformers", ("T5TokenizerFast", "T5Tokenizer")),
 }
-"""Part of a pipeline → library and possible classes."""
+"""Part of a pipeline → its library and possible classes."""
 PROMPT = "prompt"
-"""Name of the text, which has none in diffusers."""
+"""Our name for the text condition, which has no name in diffusers."""
 NUM_STEPS, GUIDANCE_SCALE = 100, 7.0
 """Defaults of the pipeline."""
 SAMPLER = "dpmpp-2m-sde"
-"""What the scheduler is here."""
+"""Sampler that corresponds to the scheduler."""
 SIGMAS = (0.3, 500.0)
-"""Default range of the scheduler's noise."""
+"""Default noise range of the scheduler."""
 SCHEDULER: Mapping[str, Any] = {
     "sigma_schedule": "exponential",
     "solver_order": 2,
@@ -57,11 +57,11 @@ SCHEDULER: Mapping[str, Any] = {
     "solver_type": "midpoint",
     "final_sigmas_type": "zero",
 }
-"""Settings of the scheduler, all defaults, without which it does not take the steps of SAMPLER."""
+"""Settings that the scheduler needs, all of them defaults, to take the steps of SAMPLER."""
 IRRELEVANT = {"num_train_timesteps": int, "rho": float, "lower_order_final": bool, "euler_at_final": bool}
-"""Settings that then do not matter."""
+"""Settings that do not matter with the settings above."""
 LEAST_SIGMA = 70.0
-"""Below this sigma_max, the noise that diffusers begins with is noticeably louder than here."""
+"""Below this sigma_max, the noise that diffusers begins with is noticeably louder than ours."""
 _PRIVATE = ("_class_name", "_diffusers_version", "_name_or_path")
 
 
@@ -71,9 +71,9 @@ class Pipeline:
 
     Args:
         config: config of the model.
-        sampler: what its scheduler is here, as a spec has it.
-        text_encoder: folder of its text encoder; None for looking its name up.
-        notes: what was assumed, or differs from diffusers; one sentence each.
+        sampler: the sampler that corresponds to its scheduler, as in a spec.
+        text_encoder: folder of its text encoder; None to look its name up.
+        notes: what was assumed or differs from diffusers; one sentence each.
     """
 
     config: ModelConfig
@@ -83,17 +83,17 @@ class Pipeline:
 
 
 def read_pipeline(folder: Path, codec: Mapping[str, Any], *, text_encoder: str | None = None) -> Pipeline:
-    """Read the configs of a pipeline, except that of its codec.
+    """Read the configs of a pipeline, except its codec's.
 
     Args:
         folder: the pipeline.
         codec: arguments of its codec.
-        text_encoder: folder of another T5 than its own; None for its own, or if it has none, the one that stable-audio-tools
-            has by default.
+        text_encoder: folder of a T5 to use instead of its own; None for its own or, if it has none, stable-audio-tools'
+            default.
 
     Raises:
-        SpecError: a file is missing or not such a config, has an unknown key or a wrong value, or asks for what cannot be
-            computed here.
+        SpecError: a file is missing or not such a config, has an unknown key or a wrong value, or asks for something
+            that cannot be computed here.
     """
     with _config(folder, f"projection_model/{CONFIG}") as projection:
         condition_dim, seconds = _projection(projection)
@@ -122,7 +122,7 @@ def read_pipeline(folder: Path, codec: Mapping[str, Any], *, text_encoder: str |
 
 
 def check_index(folder: Path) -> None:
-    """Raise SpecError unless a pipeline is that of Stable Audio Open."""
+    """Raise SpecError unless a pipeline is one of Stable Audio Open."""
     with _config(folder, INDEX_FILE) as index:
         _expect_class(index, PIPELINE)
         for part, (library, classes) in CLASSES.items():
@@ -147,9 +147,10 @@ def read_file(folder: Path, name: str) -> Any:
 
 @contextmanager
 def _config(folder: Path, name: str, *, others: bool = False) -> Iterator[Section]:
-    """Give the config in a file; an error in it names the file, and unless `others` may, no key may be left over.
+    """Yield the config in a file, and name the file in errors about it. Unless `others` is set, every key has to be
+    read.
 
-    Raise SpecError if it cannot be read.
+    Raise SpecError if the file cannot be read.
     """
     tree = read_file(folder, name)
     try:
@@ -177,7 +178,8 @@ def _projection(section: Section) -> tuple[int, Mapping[str, float]]:
 
 
 def _transformer(section: Section, condition_dim: int, latent_dim: int) -> tuple[int, dict[str, Any]]:
-    """Return the frames of a clip, and the backbone's arguments. Raise SpecError for sizes that it does not have."""
+    """Return the frames of a clip, and the backbone's arguments. Raise SpecError for sizes that the backbone cannot
+    have."""
     _expect_class(section, "StableAudioDiTModel")
     frames = section.take("sample_size", float, 1024.0)
     if frames != round(frames) or frames < 1:
@@ -220,7 +222,7 @@ def _transformer(section: Section, condition_dim: int, latent_dim: int) -> tuple
 
 
 def _scheduler(section: Section) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the sampler that takes the same steps, and what differs. The last step leads to 0 in any order."""
+    """Return the sampler that takes the same steps, and notes on what differs. The last step goes to 0 at any order."""
     _expect_class(section, "CosineDPMSolverMultistepScheduler")
     least, most = section.take("sigma_min", float, SIGMAS[0]), section.take("sigma_max", float, SIGMAS[1])
     if not 0 < least < most < float("inf"):
@@ -232,7 +234,7 @@ def _scheduler(section: Section) -> tuple[dict[str, Any], tuple[str, ...]]:
         section.take(name, kind, None)
     schedule = {"spacing": "exponential", "sigma_min": least, "sigma_max": most}
     sampler = {"class_path": SAMPLER, "init_args": {"num_steps": NUM_STEPS, "schedule": schedule}}
-    louder = f"diffusers begins with noise of the deviation √(sigma_max² + 1), here it is sigma_max, {most:g}"
+    louder = f"diffusers begins with noise of the deviation √(sigma_max² + 1), but here it is sigma_max, {most:g}"
     return sampler, ((louder,) if most < LEAST_SIGMA else ())
 
 
@@ -253,9 +255,9 @@ def _longest_text(folder: Path) -> tuple[int, tuple[str, ...]]:
 
 
 def _text_encoder(folder: Path, other: str | None) -> tuple[str, str | None, tuple[str, ...]]:
-    """Return the name of the T5, its folder, None for looking the name up, and a note if the name had to be assumed."""
+    """Return the T5's name, its folder (None to look the name up), and a note if the name had to be assumed."""
     if not (folder / NETWORK_FOLDER).is_dir():
-        return USUAL_T5, other, (f"the pipeline has no {NETWORK_FOLDER}, which was assumed to be {USUAL_T5}",)
+        return USUAL_T5, other, (f"the pipeline has no {NETWORK_FOLDER}; it was assumed to be {USUAL_T5}",)
     found = other or str(folder.resolve())
     with _config(folder, f"{NETWORK_FOLDER}/{CONFIG}", others=True) as section:
         return section.take("_name_or_path", str, "") or found, found, ()

@@ -1,4 +1,5 @@
-"""A model with the backbone `dit` as a diffusers pipeline: the inverse of `stable_audio_diffusers_import`, bit for bit.
+"""Writes a model with the backbone `dit` as a diffusers pipeline: the inverse of `stable_audio_diffusers_import`, bit
+for bit.
 
 | name | what it is |
 |---|---|
@@ -7,8 +8,8 @@
 | scheduler | the noise schedule of the model's sampler |
 | text_encoder, tokenizer | a copy of the T5, see stable_audio_diffusers_t5.py |
 
-Anything that diffusers cannot compute is refused, so that nothing is lost. What it does otherwise around the network is returned
-as notes.
+Anything that diffusers cannot compute is refused, so that nothing is lost. Notes say what diffusers does differently
+around the network.
 """
 
 from __future__ import annotations
@@ -57,17 +58,17 @@ VERSION = "0.30.0"
 def export_pipeline(
     model: SoundOmni, folder: Path, *, codec: Mapping[str, Tensor], codec_config: Mapping[str, Any], dtype: torch.dtype = torch.float32
 ) -> tuple[str, ...]:
-    """Write a model into an empty folder, and return what diffusers does otherwise, one sentence each.
+    """Write a model into an empty folder, and return what diffusers does differently, one sentence each.
 
     Args:
         model: a model with the backbone `dit`, as `soundomni import stable-audio` writes it.
         folder: the folder.
         codec: the codec's tensors under diffusers' names.
         codec_config: the codec's config, as diffusers has it.
-        dtype: dtype in which weights are stored; those of the T5 keep theirs.
+        dtype: dtype in which weights are stored; the T5's weights keep theirs.
 
     Raises:
-        SpecError: diffusers does not have such a part.
+        SpecError: the model has a part that diffusers does not have.
         CheckpointError: the T5 is damaged.
     """
     spec = resolved(model.spec)
@@ -91,7 +92,8 @@ def export_pipeline(
 
 
 def _checked(spec: ModelSpec) -> ModelConfig:
-    """Return the config of a spec, with the numbers in diffusers' order. Raise SpecError for what diffusers does not have."""
+    """Return the config for a spec, with the numbers in diffusers' order. Raise SpecError for parts that diffusers
+    lacks."""
     config = config_of(spec, by=BY)
     made, backbone, key = spec.used[LATENT], config.backbone, f"model.modalities.{LATENT}"
     needed = {"conditioning": "prepend", "differential": False, "head_norm": "none", "num_memory": 0}
@@ -102,7 +104,7 @@ def _checked(spec: ModelSpec) -> ModelConfig:
     head_dim = backbone["hidden_dim"] // backbone["num_heads"]
     if head_dim // 2 < LEAST_ROTATED:
         given = f"model.backbone.num_heads is {backbone['num_heads']}"
-        told = f"{BY} rotates half of the {head_dim} dimensions of a head, and this model more of them"
+        told = f"{BY} rotates half of the {head_dim} dimensions of a head, but this model rotates more"
         raise SpecError(f"{given}, but {told}, so this model cannot be exported to it")
     _check_conditions(config)
     if config.sample_size % _hop(spec):
@@ -125,7 +127,7 @@ def _check_conditions(config: ModelConfig) -> None:
 
 
 def _hop(spec: ModelSpec) -> int:
-    """Return the samples of a frame."""
+    """Return the number of samples per frame."""
     return math.prod(spec.codec.init_args["strides"])
 
 
@@ -166,7 +168,8 @@ def _projection(config: ModelConfig) -> dict[str, Any]:
 
 
 def _scheduler(spec: ModelSpec) -> dict[str, Any]:
-    """Return the config of the scheduler, with the sampler's noise schedule, or the usual one if it is of another kind."""
+    """Return the scheduler's config, with the sampler's noise schedule, or the usual one if the sampler is of another
+    kind."""
     schedule = _schedule(spec)
     least, most = (schedule["sigma_min"], schedule["sigma_max"]) if schedule.get("spacing") == "exponential" else SIGMAS
     return {
@@ -188,7 +191,7 @@ def _schedule(spec: ModelSpec) -> Mapping[str, Any]:
 
 
 def _sampling_notes(spec: ModelSpec) -> list[str]:
-    """Return what to pass to the pipeline so that it samples as the model does, and what it cannot do."""
+    """Return notes on what to pass to the pipeline so that it samples as the model does, and on what it cannot do."""
     made, notes = spec.used[LATENT], []
     if made.sampler is not None:
         name, given = made.sampler.class_path, made.sampler.init_args
@@ -208,14 +211,14 @@ def _sampling_notes(spec: ModelSpec) -> list[str]:
 
 
 def _takes_usual_steps(arguments: Mapping[str, Any]) -> bool:
-    """Return whether arguments of SAMPLER are those that the scheduler can have."""
+    """Return whether the scheduler supports these arguments of SAMPLER."""
     schedule = arguments["schedule"]
     given = (schedule["spacing"], schedule["rho"], arguments["eta"], arguments["s_noise"])
     return given == ("exponential", 1.0, 1.0, 1.0)
 
 
 def _write_weights(tensors: Mapping[str, Tensor], prefix: str, folder: Path, dtype: torch.dtype) -> None:
-    """Write the tensors with a prefix into their folder. Rows of one weight stay views of it, which do not overlap."""
+    """Write the tensors with a prefix into their folder. Rows of one weight stay views of it; they do not overlap."""
     own = {name.removeprefix(prefix): one.detach() for name, one in tensors.items() if name.startswith(prefix)}
     stored = {name: one.cpu().to(dtype).contiguous() for name, one in own.items()}
     write_tensors(stored, folder / prefix.rstrip(".") / WEIGHTS_FILES[0])

@@ -1,4 +1,5 @@
-"""A diffusers pipeline with Stable Audio Open as the model directory that its checkpoint of stable-audio-tools gives.
+"""Imports a diffusers pipeline of Stable Audio Open, with the same result as importing its stable-audio-tools
+checkpoint.
 
 | folder | what is read |
 |---|---|
@@ -32,7 +33,7 @@ WEIGHTS_FILES = (f"{WEIGHTS}.safetensors", f"{WEIGHTS}.safetensors.index.json", 
 def is_pipeline(source: Path) -> bool:
     """Return whether a source is a diffusers pipeline: a model_index.json, or a folder with one and without weights.
 
-    The Hub repository of Stable Audio Open is both; its checkpoint is then the source.
+    The Hub repository of Stable Audio Open has both a checkpoint and a pipeline; then the checkpoint is the source.
     """
     if source.name == INDEX_FILE:
         return True
@@ -41,7 +42,7 @@ def is_pipeline(source: Path) -> bool:
 
 
 def read_part(folder: Path) -> WeightFile:
-    """Open the weights in one folder of a pipeline: those without a variant such as fp16 if there are several."""
+    """Open the weights in one folder of a pipeline; if there are variants such as fp16, take the plain weights."""
     return read_weights(next((folder / name for name in WEIGHTS_FILES if (folder / name).is_file()), folder))
 
 
@@ -50,13 +51,12 @@ def import_pipeline(folder: Path, pipeline: Pipeline, codec: CodecPart, codec_we
 
     Args:
         folder: the pipeline.
-        pipeline: what its configs say.
+        pipeline: the contents of its configs.
         codec: its codec.
-        codec_weights: the file that the codec is read from.
+        codec_weights: the file with the codec's weights.
 
     Raises:
-        CheckpointError: a tensor is missing, has another shape, is not explained by anything, or is the bias of a norm and
-            not zero.
+        CheckpointError: a tensor is missing, has another shape or is unexplained, or the bias of a norm is not zero.
         SpecError: the text encoder cannot be found.
     """
     parts = {prefix: read_part(folder / prefix.rstrip(".")) for prefix in (TRANSFORMER, PROJECTION)}
@@ -85,7 +85,7 @@ def import_pipeline(folder: Path, pipeline: Pipeline, codec: CodecPart, codec_we
 
 
 def _check(weights: WeightFile, pieces: Iterable[Piece], biases: Mapping[str, str], hidden_dim: int) -> None:
-    """Raise CheckpointError unless a pipeline has exactly these tensors, and norms without biases."""
+    """Raise CheckpointError unless a pipeline has exactly these tensors, and the biases of its norms are zero."""
     wanted: dict[str, Shape] = {name: piece.shape for piece in pieces for name in piece.theirs}
     wanted |= dict.fromkeys(biases, (hidden_dim,))
     problems = {
@@ -103,13 +103,11 @@ def _check(weights: WeightFile, pieces: Iterable[Piece], biases: Mapping[str, st
         raise CheckpointError(f"{start} of the model, {'; '.join(told)}")
     for name in biases:
         if read_floating(weights, name).any():
-            raise CheckpointError(
-                f"'{weights.path}': {name} is not zero, as if it had been trained; expected zero, because the backbone dit has no such bias"
-            )
+            raise CheckpointError(f"'{weights.path}': {name} is not zero; expected zero, because the backbone dit does not have this bias")
 
 
 def _join(weights: WeightFile, piece: Piece) -> Tensor:
-    """Read a tensor of stable-audio-tools, in the precision of the source."""
+    """Read a tensor as stable-audio-tools has it, in the precision of the source."""
     return piece.join([read_floating(weights, name) for name in piece.theirs])
 
 

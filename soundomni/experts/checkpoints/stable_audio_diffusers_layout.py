@@ -1,13 +1,13 @@
-"""Where the tensors of Stable Audio Open are in a pipeline of diffusers, next to where they are in stable-audio-tools.
+"""Where a diffusers pipeline and stable-audio-tools keep the tensors of Stable Audio Open.
 
 | folder | prefix here | what is in it |
 |---|---|---|
 | transformer | `transformer.` | the diffusion transformer |
-| projection_model | `projection_model.` | the two numbers of seconds |
+| projection_model | `projection_model.` | the encoders of seconds_start and seconds_total |
 | vae | `vae.` | the codec, see soundomni/vae/checkpoints |
 
-diffusers has separate weights of queries, keys and values, which are the rows of one weight in stable-audio-tools. Its norms have
-biases, which are zero, and rotary frequencies are not stored.
+diffusers has separate weights for queries, keys and values; in stable-audio-tools, they are rows of one weight. Its
+norms have biases, which are zero, and it does not store rotary frequencies.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ NUMBER_NAMES: Mapping[str, str] = {
     "seconds_start": "start_number_conditioner",
     "seconds_total": "end_number_conditioner",
 }
-"""Number → what diffusers calls its module, in the order in which both enter globally."""
+"""Number → diffusers' name for its module, in the order of the global embedding."""
 NORMS: Mapping[str, str] = {"pre_norm": "norm1", "cross_attend_norm": "norm2", "ff_norm": "norm3"}
-"""Norm of a layer in stable-audio-tools → in diffusers."""
+"""Name of a layer's norm in stable-audio-tools → its name in diffusers."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A tensor of stable-audio-tools and the tensors of a pipeline that are its rows.
+    """A tensor of stable-audio-tools, and the tensors of a pipeline that make up its rows.
 
     Args:
         source: its name in stable-audio-tools.
-        theirs: names in the pipeline, the first rows first.
-        shape: shape of each of them.
+        theirs: names in the pipeline, in the order of the rows.
+        shape: shape of each tensor in the pipeline.
         adds_axis: whether the tensor of stable-audio-tools has one more axis, of size 1, at its end.
     """
 
@@ -93,7 +93,7 @@ def pieces_of(config: ModelConfig) -> list[Piece]:
 
 
 def norm_biases(num_layers: int) -> dict[str, str]:
-    """Return bias of a norm in a pipeline → in stable-audio-tools. All of them are zero."""
+    """Return the biases of norms: name in a pipeline → name in stable-audio-tools. All of them are zero."""
     return {
         f"{TRANSFORMER}transformer_blocks.{layer}.{theirs}.bias": f"{DIT}transformer.layers.{layer}.{name}.beta"
         for layer in range(num_layers)
@@ -116,7 +116,8 @@ def _layer(layer: int, hidden_dim: int, seen_dim: int) -> Iterator[Piece]:
 
 
 def _linear(ours: str, theirs: str, shape: Shape, *, bias: bool = False, rows: Sequence[str] = ()) -> Iterator[Piece]:
-    """Yield the weight of a layer, and its bias; `rows` are the layers below `theirs`, each of the shape, that are its rows."""
+    """Yield the weight and the bias of a layer. `rows` names the layers below `theirs`, each of this shape, that are
+    its rows."""
     names = [f"{TRANSFORMER}{theirs}.{row}.weight" for row in rows] or [f"{TRANSFORMER}{theirs}.weight"]
     yield Piece(f"{DIT}{ours}.weight", tuple(names), shape)
     if bias:

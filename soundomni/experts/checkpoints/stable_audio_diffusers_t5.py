@@ -1,4 +1,4 @@
-"""A T5 as the text encoder and the tokenizer of a diffusers pipeline: a copy of its files, without the decoder."""
+"""Copies a T5, without its decoder, as the text encoder and tokenizer of a diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from soundomni.experts.checkpoints.local_model import CONFIG, INDEX, NETWORK_FOL
 from soundomni.experts.checkpoints.stable_audio_diffusers_config import TOKENIZER_FILE
 
 ENCODER = ("shared.", "encoder.")
-"""Beginnings of the names of an encoder's tensors."""
+"""Prefixes of the names of an encoder's tensors."""
 OTHERS = ("special_tokens_map.json", "added_tokens.json", "spiece.model")
-"""Files of a tokenizer that are copied if they are there."""
+"""Tokenizer files that are copied if they exist."""
 MARKS = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 USUAL = {"tokenizer_class": "T5TokenizerFast", **MARKS, "extra_ids": 0}
-"""What the config of a tokenizer says if there is none."""
+"""Tokenizer config to write if there is none."""
 ALGORITHM = "Unigram"
-"""The only kind of tokenizer that transformers' T5 tokenizer can be."""
+"""The only algorithm that transformers' T5 tokenizer supports."""
 
 
 def write_t5(model: LocalModel, folder: Path, *, max_length: int) -> None:
-    """Write a T5 into the folders of a pipeline, in the precision of its files.
+    """Write a T5 into the folders of a pipeline, in the precision of its own files.
 
     Args:
-        model: where its files are.
+        model: the T5 and where its files are.
         folder: the pipeline.
-        max_length: tokens of every text.
+        max_length: number of tokens of every text.
 
     Raises:
-        SpecError: its tokenizer is not one of a T5.
+        SpecError: its tokenizer is not a T5 tokenizer.
         CheckpointError: its weights are damaged.
     """
     tokenizer, network = folder / TOKENIZER_FOLDER, folder / NETWORK_FOLDER
     kind = _tree(model.tokenizer_folder / TOKENIZER).get("model", {}).get("type")
     if kind != ALGORITHM:
-        told = f"{place(model.tokenizer_folder / TOKENIZER)} is a tokenizer of the type {shown(kind)}"
-        raise SpecError(f"{told}; expected {ALGORITHM}, as every T5 has it. diffusers cannot have this one")
+        told = f"{place(model.tokenizer_folder / TOKENIZER)} is a tokenizer of type {shown(kind)}"
+        raise SpecError(f"{told}; expected {ALGORITHM}, like every T5 tokenizer. diffusers cannot use this one")
     tokenizer.mkdir()
     network.mkdir()
     shutil.copyfile(model.tokenizer_folder / TOKENIZER, tokenizer / TOKENIZER)

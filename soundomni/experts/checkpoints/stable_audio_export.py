@@ -5,8 +5,8 @@
 | model.safetensors | all weights under stable-audio-tools' names, the codec's too |
 | model_config.json | their config of the model |
 
-Anything that stable-audio-tools cannot compute is refused, so that nothing is lost. What it does otherwise around the network is
-returned as notes.
+Anything that stable-audio-tools cannot compute is refused, so that nothing is lost. Notes say what it does differently
+around the network.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ T5_MODELS = (
 )
 """Names of the only T5 models that stable-audio-tools loads."""
 T5_OWNER = "google-t5/"
-"""Owner of some of them on the Hub, whom the names omit."""
+"""Hub owner of some of these models; stable-audio-tools' names leave it out."""
 SECONDS = 47.5
 """Length of the clips that a config states for training a model without a window, which the weights do not depend on."""
 
@@ -62,7 +62,7 @@ SECONDS = 47.5
 def export_stable_audio(
     model: SoundOmni, folder: Path, *, codec: Mapping[str, Tensor], codec_config: Mapping[str, Any], dtype: torch.dtype = torch.float32
 ) -> tuple[str, ...]:
-    """Write a model into an empty folder, and return what stable-audio-tools does otherwise, one sentence each.
+    """Write a model into an empty folder, and return what stable-audio-tools does differently, one sentence each.
 
     Args:
         model: a model with the backbone `dit`, as `soundomni import stable-audio` writes it.
@@ -85,14 +85,14 @@ def export_stable_audio(
 
 
 def resolved(spec: Spec) -> ModelSpec:
-    """Return the model of a spec with all arguments of all plugins, and names that last."""
+    """Return the model of a spec with all arguments of all plugins, and without paths that only work here."""
     return map_slots(resolve(spec), lambda key, kind, slot: Slot(lasting_name(kind, slot.class_path), slot.init_args)).of_model
 
 
 def tensors_of(model: SoundOmni, config: ModelConfig, *, by: str) -> dict[str, Tensor]:
-    """Return the tensors of a model without those of its codec, under stable-audio-tools' names.
+    """Return the tensors of a model, without its codec's, under stable-audio-tools' names.
 
-    Raise SpecError if there are others, for which `by`, the other project, has no place.
+    Raise SpecError if the model has tensors that `by`, the other project, has no place for.
     """
     state = model.model.state_dict()
     parts = parts_of(facts_of(config))
@@ -105,11 +105,11 @@ def tensors_of(model: SoundOmni, config: ModelConfig, *, by: str) -> dict[str, T
 
 
 def check_has(by: str, values: Mapping[str, tuple[Any, Collection[Any]]]) -> None:
-    """Raise SpecError for the first key of a spec with a value that another project does not have.
+    """Raise SpecError for the first key of a spec whose value another project does not support.
 
     Args:
         by: the other project.
-        values: key → its value, and the possible ones.
+        values: key → its value, and the values that the other project supports.
     """
     for key, (value, possible) in values.items():
         if value not in possible:
@@ -118,7 +118,7 @@ def check_has(by: str, values: Mapping[str, tuple[Any, Collection[Any]]]) -> Non
 
 
 def config_of(model: ModelSpec, *, by: str) -> ModelConfig:
-    """Return the config that a resolved spec stands for. Raise SpecError for a part that `by`, the other project, lacks."""
+    """Return the config for a resolved spec. Raise SpecError for a part that `by`, the other project, does not have."""
     made = model.used.get(LATENT)
     given: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
         "model.backbone": (model.backbone.class_path, ("dit",)),
@@ -149,7 +149,8 @@ def config_of(model: ModelSpec, *, by: str) -> ModelConfig:
 
 
 def crossing(model: ModelSpec, names: Sequence[str], *, by: str) -> list[str]:
-    """Return the names of conditions in the order of the prompt. Raise SpecError unless it gives each of them once."""
+    """Return the names of conditions in the order of the prompt. Raise SpecError unless the prompt gives each of them
+    exactly once."""
     given = [template.of or "text" for template in model.prompt]
     if sorted(given) != sorted(names):
         told = f"model.prompt gives {', '.join(given) or 'nothing'}; expected {', '.join(names)}, each once"
@@ -158,7 +159,7 @@ def crossing(model: ModelSpec, names: Sequence[str], *, by: str) -> list[str]:
 
 
 def objective_of(made: ModalitySpec) -> Objective:
-    """Return what stable-audio-tools calls an objective with its sampler."""
+    """Return stable-audio-tools' name for an objective with its sampler."""
     assert made.objective is not None, "what is made has an objective"
     objective = OBJECTIVES[made.objective.class_path]
     return DENOISER if objective == FLOW and made.sampler is not None and made.sampler.class_path == "pingpong" else objective
@@ -242,6 +243,6 @@ def _conditioner(condition: Condition) -> dict[str, Any]:
     if name not in T5_MODELS:
         key = f"model.modalities.{condition.id}.encoder"
         told = f"{key}.name is '{name}'; expected one of {', '.join(T5_MODELS)}, the only ones that {BY} loads."
-        advice = f"Set it to the one that this is, and {key}.folder to its folder"
+        advice = f"Set it to the T5 that this one is, and {key}.folder to its folder"
         raise SpecError(f"{told}{did_you_mean(name, T5_MODELS)} {advice}")
     return {"id": condition.id, "type": T5, "config": {"t5_model_name": name, "max_length": settings["max_length"]}}

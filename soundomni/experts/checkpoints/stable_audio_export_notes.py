@@ -1,4 +1,5 @@
-"""What other projects do otherwise around the network of an exported model. The network itself computes the same."""
+"""Notes on what other projects do differently around an exported model's network. The network itself computes the
+same."""
 
 from __future__ import annotations
 
@@ -14,12 +15,12 @@ TEXTS = (T5, T5GEMMA)
 
 
 def notes_of(model: ModelSpec, *, by: str, clamps: bool = True, takes_main: bool = True) -> tuple[str, ...]:
-    """Return what another project does otherwise, one sentence each.
+    """Return what another project does differently, one sentence each.
 
     Args:
         model: a resolved spec that the other project can express.
         by: the other project.
-        clamps: whether it takes the nearest number for one that is out of range.
+        clamps: whether it replaces a number that is out of range by the nearest valid one.
         takes_main: whether it always takes a T5 from the main branch of its repository.
     """
     encoders = {name: one.encoder for name, one in model.used.items() if one.encoder is not None}
@@ -30,8 +31,8 @@ def notes_of(model: ModelSpec, *, by: str, clamps: bool = True, takes_main: bool
         slot = encoders[template.of or ""]
         usual = "{caption}" if slot.class_path in TEXTS else NUMBERS.get(template.of or "")
         if usual is not None and template.text != usual:
-            told = f"model.prompt writes '{template.text}' for {template.of}, not '{usual}'"
-            notes.append(f"{told}; write the same for {by}")
+            told = f"model.prompt writes '{template.text}' for {template.of}, instead of '{usual}'"
+            notes.append(f"{told}; do the same with {by}")
     made = model.used[LATENT]
     if made.codec is not None and not made.codec.init_args.get("sample_latents", True):
         notes.append(f"the codec encodes clips as the mean of their latents here; {by} draws a sample of them")

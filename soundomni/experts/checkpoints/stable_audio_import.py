@@ -64,7 +64,7 @@ class CodecPart:
         makers: parameter of the codec → how it is read.
         used: tensor of the file → parameters of the codec.
         plugin: name of the codec.
-        implied: tensor of the codec in the file that follows from the sizes → that it does.
+        implied: tensor of the codec in the file that follows from the sizes → a text that says so.
         notes: decisions that were made, for the report.
     """
 
@@ -116,7 +116,7 @@ def import_stable_audio(
         config: its config.
         codec: its codec.
         text_encoder: folder of its T5; None looks for the one that the config names in the local Hub cache.
-        sampler: its sampler; None for the one with which stable-audio-tools uses such a model by default.
+        sampler: its sampler; None for the one that stable-audio-tools uses by default for such a model.
 
     Raises:
         CheckpointError: a tensor is missing, has another shape or another value than follows from the sizes, or is not explained by
@@ -223,10 +223,10 @@ def write_imported(
 def spec_layer(
     config: ModelConfig, codec: Mapping[str, Any], text_encoder: str | None, *, sampler: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return the spec that a config stands for, as plain data; `codec` is its slot, also as plain data.
+    """Return the spec for a config, as plain data; `codec` is the codec's slot, also as plain data.
 
-    The prompt has the order of the condition tokens, and the modalities have that of the columns of the global embedding. The sampler is
-    the usual one of the model for None.
+    The prompt has the order of the condition tokens, and the modalities have the order of the columns of the global
+    embedding. If `sampler` is None, the model gets its usual one.
     """
     name = "v-prediction" if config.objective == "v" else "flow-matching"
     made = {
@@ -247,7 +247,7 @@ def spec_layer(
 
 
 def _sampling(config: ModelConfig) -> dict[str, Any]:
-    """Return how clips are made by default: the sampler, guidance, and how long they are made."""
+    """Return how clips are made by default: the sampler, guidance, window and headroom."""
     scale = 1.0 if config.objective == "rf_denoiser" else 7.0
     if config.plugin == "dit":
         window = config.sample_size / config.sample_rate
@@ -273,7 +273,7 @@ def _modality(condition: Condition, text_encoder: str | None) -> dict[str, Any]:
 
 
 def prompt_text(kind: str, id: str) -> str:
-    """Return what a prompt says for a condition."""
+    """Return the text of a condition in the prompt."""
     return NUMBERS[id] if kind == NUMBER else "{caption}"
 
 
@@ -292,7 +292,7 @@ def _names(weights: WeightFile) -> tuple[str, dict[str, str]]:
         )
     if not average:
         return "training", last
-    others = {name: full for name, full in last.items() if not name.startswith(DIT)}  # the average is of the transformer only
+    others = {name: full for name, full in last.items() if not name.startswith(DIT)}  # only the transformer is averaged
     return "training-average", others | average
 
 

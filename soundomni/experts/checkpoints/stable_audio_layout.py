@@ -69,13 +69,13 @@ class Facts:
         crosses: whether layers attend to conditions.
         global_ids: the conditions that are embedded globally, in the order of their columns.
         numbers: the conditions that are numbers with learned frequencies.
-        modulates, has_memory: parts that not every family has.
+        modulates, has_memory: parts that only some families have.
         norm: norm in front of a branch; LayerNorm has a bias of zeros there.
         head_norm: norm of the queries and keys of a head.
         has_frequencies: whether the frequencies of timesteps are learned.
         has_hints: whether every layer has a network for known frames.
         fixed_numbers: the conditions that are numbers with fixed frequencies.
-        padded: the texts with an embedding for what follows them.
+        padded: the texts with a learned embedding for the padding after them.
     """
 
     num_layers: int
@@ -129,7 +129,7 @@ def parts_of(facts: Facts) -> list[Part]:
 
 
 def buffers_of(facts: Facts) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors that follow from the sizes: rotary frequencies, and the biases of LayerNorm, which are zero."""
+    """Yield the tensors that follow from the sizes: rotary frequencies, and LayerNorm biases, which are zero."""
     exponents = torch.arange(0, facts.rotary_dim, 2).float() / facts.rotary_dim
     yield f"{DIT}transformer.rotary_pos_emb.inv_freq", 1.0 / ROPE_THETA**exponents
     if facts.norm != "layer":

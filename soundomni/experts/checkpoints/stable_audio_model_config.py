@@ -22,13 +22,14 @@ KINDS = {"diffusion_cond": False, "diffusion_cond_inpaint": True}
 HINTS = ["inpaint_mask", "inpaint_masked_input"]
 """What the input of such a model also holds, in this order."""
 NUMBERS: Mapping[str, str] = {"seconds_start": "{seconds_start}", "seconds_total": "{seconds_total}"}
-"""Number → what a prompt says for it: where a clip begins in its recording, and how long the recording is, in whole seconds."""
+"""Number → its text in a prompt: where a clip begins in its recording, and how long the recording is, in whole
+seconds."""
 LONGEST_TEXT = 128
 """Tokens of a text of stable-audio-tools' T5, unless a config says otherwise."""
 USUAL_T5 = "t5-base"
-"""T5 of stable-audio-tools, unless a config says otherwise."""
+"""T5 that stable-audio-tools uses unless a config names another one."""
 NUM_FREQUENCIES = 128
-"""Frequencies with which stable-audio-tools encodes a number."""
+"""Number of frequencies with which stable-audio-tools encodes a number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,8 @@ class Condition:
     Args:
         id: its name.
         kind: "t5", "t5gemma", "clap_text" or "number".
-        settings: for T5 and T5Gemma, the name of the model and its max_length; for CLAP, its file and what is taken of it; for a number,
-            the arguments of the encoder.
+        settings: for T5 and T5Gemma, the name of the model and its max_length; for CLAP, its file and which of its
+            features are used; for a number, the arguments of the encoder.
         crosses, is_global: in which ways it enters.
     """
 
@@ -66,7 +67,7 @@ class ModelConfig:
         objective: what the network predicts.
         plugin, backbone: the backbone and its arguments.
         condition_dim: dimensions of condition tokens.
-        conditions: its conditions, in the order in which they cross.
+        conditions: its conditions, in the order of the tokens that the backbone attends to.
         global_ids: those that enter globally, in the order of their columns.
         inpaints: whether it sees known frames of a clip.
         unused: keys of the config that do not matter.
@@ -93,7 +94,8 @@ def parse_model_config(tree: Any, *, conditioners: Mapping[str, Callable[[Sectio
 
     Args:
         tree: the config.
-        conditioners: type of conditioner → what reads its settings; None for the types that can be imported with weights.
+        conditioners: type of conditioner → function that reads its settings; None for the types that can be imported
+            with weights.
 
     Raise SpecError if it is not such a config, has an unknown key or a wrong value, or asks for what cannot be computed here.
     """
@@ -144,7 +146,8 @@ def read_conditions(
     globals_: tuple[str, ...],
     readers: Mapping[str, Callable[[Section], dict[str, Any]]],
 ) -> tuple[Condition, ...]:
-    """Read the conditioners; `readers` reads the settings of each known kind. Raise SpecError for other kinds, and an id without one."""
+    """Read the conditioners; `readers` reads the settings of each known kind. Raise SpecError for other kinds, and for
+    an id without a conditioner."""
     found: list[Condition] = []
     for index, given in enumerate(section.take("configs", list[dict[str, Any]])):
         one = Section(given, f"{join(section.key, 'configs')}[{index}]")
@@ -157,7 +160,7 @@ def read_conditions(
         read = readers.get(kind)
         if read is None:
             near, known = did_you_mean(kind, readers), " or ".join(readers)
-            raise SpecError(f"{join(one.key, 'type')} is '{kind}'; expected {known}, the only conditioners that are imported.{near}")
+            raise SpecError(f"{join(one.key, 'type')} is '{kind}'; expected {known}, the only conditioners that can be imported.{near}")
         found.append(Condition(id=id, kind=kind, settings=read(settings), crosses=id in crosses, is_global=id in globals_))
     for name, given_ids in (("cross_attention_cond_ids", crosses), ("global_cond_ids", globals_)):
         if len(set(given_ids)) < len(given_ids):
@@ -173,16 +176,17 @@ def read_conditions(
 
 
 def _check_conditions(conditions: Sequence[Condition]) -> None:
-    """Raise SpecError for conditions whose part in a prompt or in guidance cannot be the same here."""
+    """Raise SpecError for conditions that cannot play the same part in a prompt or in guidance here."""
     for one in conditions:
         if not one.crosses:
             raise SpecError(
-                f"the condition '{one.id}' is only in global_cond_ids; {MODEL} takes conditions that are in cross_attention_cond_ids "
-                "too, because stable-audio-tools guides with the others in both branches, which is not possible here"
+                f"the condition '{one.id}' is only in global_cond_ids; {MODEL} needs it in cross_attention_cond_ids "
+                "too, because stable-audio-tools keeps purely global conditions in both branches of guidance, "
+                "which is not possible here"
             )
         if one.kind == NUMBER and one.id not in NUMBERS:
             near = did_you_mean(one.id, NUMBERS)
-            raise SpecError(f"the number '{one.id}' is not known; {MODEL} takes the numbers {' and '.join(NUMBERS)}.{near}")
+            raise SpecError(f"the number '{one.id}' is unknown; {MODEL} takes the numbers {' and '.join(NUMBERS)}.{near}")
     texts = [one.id for one in conditions if one.kind != NUMBER]
     if len(texts) > 1:
         raise SpecError(f"the conditions {', '.join(texts)} are all texts; {MODEL} takes only one, the prompt")
@@ -204,7 +208,7 @@ def read_number(settings: Section) -> dict[str, Any]:
 
 
 IMPORTED: Mapping[str, Callable[[Section], dict[str, Any]]] = {T5: read_t5, NUMBER: read_number}
-"""Type of conditioner → what reads its settings, for those that can be imported with the weights of a model."""
+"""Type of conditioner → function that reads its settings, for types that can be imported with a model's weights."""
 
 
 def _backbone(config: Section, condition_dim: int, widths: Mapping[str, int]) -> dict[str, Any]:

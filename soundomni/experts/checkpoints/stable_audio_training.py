@@ -1,4 +1,5 @@
-"""stable-audio-tools' configs for training diffusion transformers, as a spec that trains a model with the backbone `dit`."""
+"""Translates stable-audio-tools' configs for training diffusion transformers into a spec that trains the backbone
+`dit`."""
 
 from __future__ import annotations
 
@@ -31,11 +32,11 @@ TIMESTEPS: Mapping[Sampling, str] = {
 }
 """`timestep_sampler` → `timesteps` of an objective."""
 SHORT, LONG = 256, 4096
-"""Latents of the shortest and of the longest clip between which a shift of timesteps changes, the same there and here."""
+"""Numbers of latents between which the shift of timesteps depends on a clip's length, in both projects."""
 CLAP_TOKENS = 77
-"""Tokens of a text of stable-audio-tools' CLAP."""
+"""Number of tokens of a text in stable-audio-tools' CLAP."""
 MASKS = {"fill": 0.1, "generate": 0.8, "continue": 0.1}
-"""Task → share of the clips that it takes, for the kinds of masks of stable-audio-tools: segments, the whole clip, its end."""
+"""Task → its share of the clips, for stable-audio-tools' kinds of masks: segments, the whole clip, its end."""
 OBJECTIVE, ENCODERS = "an objective here", "a frozen encoder"
 
 
@@ -44,11 +45,11 @@ class ModelTraining:
     """A model to train.
 
     Args:
-        config: what is known about its network.
+        config: its network.
         translation: the sections `model`, `data` and `train`.
         tasks: weights of the tasks of every dataset.
-        condition_tokens: most tokens of the conditions of a clip, which count in a batch.
-        has_text: whether a text is one of them.
+        condition_tokens: largest number of condition tokens of a clip, which count toward the batch size.
+        has_text: whether one of the conditions is a text.
     """
 
     config: ModelConfig
@@ -59,13 +60,13 @@ class ModelTraining:
 
 
 def read_diffusion(tree: Any, training: Section, *, codec: Mapping[str, Any], text_encoder: str | None) -> ModelTraining:
-    """Return what a config trains.
+    """Return the model that a config trains.
 
     Args:
         tree: the whole config.
-        training: its section `training`, in which keys about the run stay.
+        training: its section `training`; keys about the run stay in it.
         codec: slot of the codec, as plain data.
-        text_encoder: folder or Hub repository of the model that reads prompts; None for the one that the config names.
+        text_encoder: folder or Hub repository of the model that reads prompts; None for the one the config names.
 
     Raise SpecError for a part or a setting that does not exist here.
     """
@@ -74,17 +75,18 @@ def read_diffusion(tree: Any, training: Section, *, codec: Mapping[str, Any], te
     config = parse_model_config(tree, conditioners=CONDITIONERS)
     if text_encoder is None and any(one.kind == CLAP_TEXT for one in config.conditions):
         raise SpecError(
-            "the conditioner clap_text names a file of the package laion-clap, which is not read here. Give a folder with the same CLAP as "
-            "transformers saves it, or its Hub repository, with --text-encoder"
+            "the conditioner clap_text names a file of the package laion-clap, which cannot be read here. Use "
+            "--text-encoder with a folder that holds the same CLAP as saved by transformers, or with its Hub "
+            "repository"
         )
     layer = spec_layer(config, codec, text_encoder)
     made = layer["model"]["modalities"][LATENT]
     del made["window"]  # clips are as long as they are
     made["objective"]["init_args"] |= _timesteps(training) | _shift(tree)
-    notes = ["clips are trained at their own length, at most sample_size, without padding to it"]
+    notes = ["clips keep their own length, up to sample_size, instead of being padded to it"]
     notes += [f"{key} is ignored" for key in config.unused if key != "training" and not key.endswith("distribution_shift_options")]
     if any(one.kind == NUMBER for one in config.conditions):
-        notes.append("numbers say the length of the clip that is made, from 0 seconds on, even if it is a part of a longer file")
+        notes.append("numbers give the length of the generated clip, starting at 0 seconds, even if it is part of a longer file")
     tasks = _tasks(training, config.inpaints, notes)
     layer["data"] = {"condition_dropout": _dropout(training, config)}
     layer["train"] = _demos(training, config, made, notes)
@@ -92,7 +94,7 @@ def read_diffusion(tree: Any, training: Section, *, codec: Mapping[str, Any], te
         {
             "mask_padding": "clips are not padded",
             "mask_padding_dropout": "clips are not padded",
-            "log_loss_info": "it changes nothing that is learned",
+            "log_loss_info": "it does not change what is learned",
             "pre_encoded": "the dataset says whether clips are encoded",
         }
     )
@@ -128,7 +130,7 @@ def _shift(tree: Any) -> dict[str, Any]:
 
 
 def _tasks(training: Section, inpaints: bool, notes: list[str]) -> dict[str, float]:
-    """Return the weights of the tasks: a model that sees known frames learns to continue and to fill clips too."""
+    """Return the weights of the tasks; a model that sees known frames also learns to continue and fill clips."""
     if not inpaints:
         if "inpainting" in training:
             key = join(training.key, "inpainting")
@@ -149,7 +151,7 @@ def _tasks(training: Section, inpaints: bool, notes: list[str]) -> dict[str, flo
 
 
 def _dropout(training: Section, config: ModelConfig) -> dict[str, Any]:
-    """Return how often the conditions are left out, all at once."""
+    """Return how often all conditions are left out at once."""
     share = training.take("cfg_dropout_prob", float, 0.1)
     crossing = [one.id for one in config.conditions if one.crosses]
     together = {"+".join(crossing): share} if crossing and share > 0 else {}
@@ -157,7 +159,7 @@ def _dropout(training: Section, config: ModelConfig) -> dict[str, Any]:
 
 
 def _demos(training: Section, config: ModelConfig, made: dict[str, Any], notes: list[str]) -> dict[str, Any]:
-    """Return what is made during training; steps and guidance of it become those of the model."""
+    """Return what is generated during training; its steps and guidance become the model's."""
     demo = training.section("demo")
     if "demo" not in training:
         return {}
@@ -166,12 +168,12 @@ def _demos(training: Section, config: ModelConfig, made: dict[str, Any], notes: 
     if scales:
         made["guidance"] = {"scale": sorted(scales)[(len(scales) - 1) // 2]}
     if len(scales) > 1:
-        notes.append(f"demos have one guidance scale instead of {len(scales)}: it is {made['guidance']['scale']:g}")
+        notes.append(f"demos use one guidance scale, {made['guidance']['scale']:g}, instead of {len(scales)}")
     prompts, seconds = _prompts(demo, config, notes)
     validation: dict[str, Any] = {"every": demo.take("demo_every", int, 2000)}
     validation |= {"prompts": prompts, "seconds": seconds} if prompts else {}
     reasons = {
-        "demo_cond_from_batch": "prompts are those of demo_cond",
+        "demo_cond_from_batch": "prompts come from demo_cond",
         "display_audio_cond": "no clip is a condition",
         "cond_display_configs": "no clip is a condition",
         "log_duration": "train.validation.seconds says how long demos are",
@@ -182,7 +184,7 @@ def _demos(training: Section, config: ModelConfig, made: dict[str, Any], notes: 
 
 
 def _prompts(demo: Section, config: ModelConfig, notes: list[str]) -> tuple[list[str], float]:
-    """Return the prompts of demos, and the length of all of them in seconds."""
+    """Return the prompts of demos, and the length in seconds that all demos have."""
     rows = demo.take("demo_cond", list[dict[str, Any]], [])
     rows = rows[: demo.take("num_demos", int, len(rows))]
     read = [Section(row, f"{join(demo.key, 'demo_cond')}[{i}]") for i, row in enumerate(rows)]
@@ -197,7 +199,7 @@ def _prompts(demo: Section, config: ModelConfig, notes: list[str]) -> tuple[list
         notes.append("demos begin at 0 seconds instead of seconds_start")
     seconds = min([config.sample_size / config.sample_rate, *(length for length in lengths if length > 0)])
     if len(set(lengths)) > 1:
-        notes.append(f"all demos have the length of the shortest, {seconds:g} s: see train.validation.seconds")
+        notes.append(f"all demos are as long as the shortest, {seconds:g} s (train.validation.seconds)")
     return prompts, _rounded(seconds)
 
 
@@ -224,4 +226,4 @@ def _clap_text(settings: Section) -> dict[str, Any]:
 
 
 CONDITIONERS = {T5: _trained_t5, CLAP_TEXT: _clap_text, NUMBER: read_number}
-"""Type of conditioner → what reads its settings, for models that are trained from the beginning."""
+"""Type of conditioner → function that reads its settings, for models that are trained from scratch."""

@@ -231,7 +231,7 @@ class _Scale:
             ema=resident.ema,
             activations=None if step is None else step.kept,
             working=None if step is None else step.working,
-            gathered=gathered * (2 if taught else 1),  # at most: the teacher computes while the model's root is gathered
+            gathered=gathered * (2 if taught else 1),  # at most: the teacher runs while the model's root is gathered
         )
 
     def _measure(self, sharded: bool, recompute: bool, tokens: int) -> StepMemory | None:
@@ -306,7 +306,7 @@ def _notes(scale: _Scale, spec: Spec, train: TrainSpec, setting: Setting, beyond
         tokens = f", data.tokens_per_batch={beyond.tokens}" if beyond.tokens != setting.tokens else ""
         yield f"it would fit on {beyond.gpus} GPUs with train.batches_per_step={batches}{recompute}{tokens}"
     if train.teacher is not None:
-        yield "the weights are those of the model and of its frozen teacher"
+        yield "the weights include the model's and its frozen teacher's"
     if train.compile:
         yield "train.compile is ignored; compiled layers keep less"
     for unknown in (scale.state.unknown, scale.unmeasured):

@@ -197,7 +197,8 @@ def resident_bytes(model: UnifiedModel, state: OptimizerState, *, shard: int, em
 
 
 def teacher_bytes(model: UnifiedModel, *, shard: int) -> int:
-    """Return what the first process holds of a frozen teacher of the model's form, which uses the codecs of the model."""
+    """Return what the first process holds of a frozen teacher with the model's architecture. It shares the model's
+    codecs."""
     shared = {id(p) for module in model.replicated_modules for p in module.parameters()}
     return sum(shard_numel(p, shard) * p.element_size() for p in model.parameters() if id(p) not in shared)
 

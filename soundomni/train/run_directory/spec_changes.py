@@ -42,7 +42,8 @@ MAY_CHANGE = (
 check_steps). NAME stands for the name of any modality."""
 
 TAUGHT = ("sampler", "model.modalities.NAME.sampler")
-"""Keys among these that may not differ with `train.teacher`: the model learns the steps of its sampler."""
+"""Those of these keys that may not differ in a run with `train.teacher`, because the model learns its sampler's
+steps."""
 
 ON_REQUEST = (
     "data",

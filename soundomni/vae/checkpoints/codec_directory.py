@@ -33,7 +33,7 @@ WEIGHTS_FILE, LAYER_FILE = "model.safetensors", "codec.yaml"
 
 
 def codec_report_start(kind: str, source: WeightFile, *, title: str = "An autoencoder for audio") -> dict[str, Any]:
-    """Return the beginning of a codec's report: what was imported, with checksums, and the title of its card.
+    """Return the beginning of a codec's report: what was imported, with checksums, and the card's title.
 
     Args:
         kind: kind of import.

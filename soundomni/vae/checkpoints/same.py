@@ -1,7 +1,7 @@
-"""SAME, the autoencoder of Stable Audio 3: from a published checkpoint to a directory that specs can name (see
+"""Imports SAME, the autoencoder of Stable Audio 3, from a published checkpoint into a directory that specs can use (see
 codec_directory.py).
 
-Weight norm is kept, so that training can go on.
+Weight norm is kept, so that training can continue.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ KIND = "same"
 
 @dataclass(frozen=True)
 class ImportedSame:
-    """An autoencoder that was read completely and fits.
+    """An autoencoder whose tensors were all found and fit.
 
     Args:
         source: its weight file.
         config: its config.
-        config_file: file that the config was read from.
-        found: where its tensors are in the file.
+        config_file: the file with the config.
+        found: where its tensors are in the weight file.
         state: the state dict of a SameCodec with `config.init_args`.
     """
 
@@ -66,8 +66,8 @@ def import_same(source: str | Path, *, config: str | Path | None = None) -> Impo
 
     Args:
         source: a weight file, an index of shards, or a directory with one.
-        config: its JSON config; None takes the one next to the weights. The tensors do not determine the strides, or
-            what the tokens of the transformers look at.
+        config: its JSON config; None for the one next to the weights. It is needed because the tensors do not determine
+            the strides or the window of the transformers.
 
     Raises:
         CheckpointError: the file is missing or damaged, or belongs to another model or other sizes.
@@ -76,7 +76,9 @@ def import_same(source: str | Path, *, config: str | Path | None = None) -> Impo
     weights = read_weights(source)
     config_file = find_config(Path(source)) if config is None else Path(config)
     if config_file is None:
-        raise SpecError(f"no config next to '{source}'; name the autoencoder's or the model's with --config, such as model_config.json")
+        raise SpecError(
+            f"no config next to '{source}'; use --config to name the autoencoder's or the model's config, such as model_config.json"
+        )
     known = read_config(config_file)
     found = find_same(weights, known.init_args)
     return ImportedSame(weights, known, config_file, found, {name: read_parameter(weights, found, name) for name in found.sources})

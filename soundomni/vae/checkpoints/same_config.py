@@ -1,4 +1,4 @@
-"""Configs of SAME, the autoencoder of Stable Audio 3, read as arguments of the codec `same`.
+"""Reads configs of SAME, the autoencoder of Stable Audio 3, as arguments of the codec `same`.
 
 Three kinds are known: the config of an autoencoder of Stability's package stable-audio-3, its config of a whole model,
 whose `model.pretransform` is the autoencoder, and diffusers' config.json of an AutoencoderSAME. A key that a config
@@ -26,7 +26,7 @@ from soundomni.vae.checkpoints.stable_audio_config import (
 )
 
 BY = "the codec same"
-NOISE = "the original adds noise when it decodes ({}); here it is left out, so that decoding is not random"
+NOISE = "the original adds noise when it decodes ({}); this codec does not, so that decoding is not random"
 
 _DIFFUSERS_CLASS = "AutoencoderSAME"
 _SAME_ON_BOTH_SIDES = (
@@ -45,8 +45,8 @@ _SAME_ON_BOTH_SIDES = (
 class _Coder:
     """Settings of the encoder or the decoder, with the defaults of stable-audio-3.
 
-    Those of the second group have only one value here. The last ones do not change what is computed; the original
-    accepts any name.
+    Settings in the second group only have one possible value here. The last ones do not change what is computed; the
+    original accepts any name.
     """
 
     channels: int = 128
@@ -90,7 +90,7 @@ class _Decoder(_Coder):
 
 @dataclass(frozen=True, kw_only=True)
 class _Patches:
-    """Settings of what cuts a waveform into patches."""
+    """Settings of the layer that cuts a waveform into patches."""
 
     channels: int
     patch_size: int
@@ -133,8 +133,8 @@ def read_config(path: str | Path) -> CodecConfig:
     """Read a config of any of the three kinds.
 
     Raises:
-        SpecError: it cannot be read, is not such a config, has an unknown key or a wrong value, or asks for what the
-            codec cannot do.
+        SpecError: it cannot be read, is not such a config, has an unknown key or a wrong value, or asks for something
+            that the codec cannot do.
     """
     return parse_file(path, parse_config)
 
@@ -176,7 +176,7 @@ def parse_config(tree: Any) -> CodecConfig:
 
 
 def _check_type(coder: Section) -> None:
-    """Raise SpecError for an encoder or decoder of another kind; the original does not read its type."""
+    """Raise SpecError for an encoder or decoder of another kind. The original ignores its type."""
     kind = coder.take("type", str, SAME_TYPES[0])
     if kind == "oobleck":
         raise SpecError(f"{join(coder.key, 'type')} is 'oobleck'; expected 'same'. Use `soundomni import stable-audio-vae`")
@@ -194,7 +194,7 @@ def _typed(section: Section, kind: str, of: type) -> Any:
 
 
 def _check_fixed(encoder: _Encoder, decoder: _Decoder, patches: _Patches, bottleneck: _Bottleneck, key: str) -> None:
-    """Raise SpecError for anything the codec cannot do, and if encoder and decoder do not mirror each other."""
+    """Raise SpecError for anything the codec cannot do, or if encoder and decoder do not mirror each other."""
     only = {
         "dyt": True,
         "mapping_bias": True,
@@ -256,7 +256,7 @@ def _arguments(encoder: _Encoder, decoder: _Decoder, patches: _Patches, sample_r
 
 
 def sine_layers(sinusoidal_blocks: Sequence[int]) -> list[int]:
-    """Return how many layers have a sine as gate: in both packages, one fewer than `sinusoidal_blocks` says."""
+    """Return how many layers have a sine gate: in both packages, one fewer than `sinusoidal_blocks` says."""
     return [max(0, count - 1) for count in sinusoidal_blocks]
 
 

@@ -1,5 +1,5 @@
-"""The codec `same` for other packages: in the layout of Stability's package stable-audio-3, or as a directory that
-diffusers loads.
+"""Writes the codec `same` for other packages: in the layout of Stability's package stable-audio-3, or as a directory
+that diffusers loads.
 
 | layout | files |
 |---|---|
@@ -36,20 +36,20 @@ FILES = {
 """Layout → file names of weights and config."""
 
 SAMPLE_SIZE = 2**19
-"""Samples of a training clip, which configs of Stability's packages have; the weights do not depend on it."""
+"""Clip length in training, in samples, which Stability's configs state; the weights do not depend on it."""
 
 
 def export_same(codec: nn.Module, init_args: Mapping[str, Any], folder: Path, layout: str) -> None:
     """Write a codec into an empty folder.
 
     Args:
-        codec: a SameCodec as built, with weight norm.
-        init_args: every argument that it was built with.
+        codec: a SameCodec, with weight norm.
+        init_args: all arguments that it was built with.
         folder: the folder.
         layout: "same" or "diffusers-same".
 
     Raises:
-        SpecError: it is another codec, or one that the layout's package cannot compute.
+        SpecError: it is a different codec, or one that the layout's package cannot compute.
     """
     if not isinstance(codec, SameCodec):
         raise SpecError(f"only the codec same can be written as {layout}, not {type(codec).__name__}. Choose another --format")
@@ -60,14 +60,15 @@ def export_same(codec: nn.Module, init_args: Mapping[str, Any], folder: Path, la
 
 
 def same_codec(codec: SameCodec, init_args: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of a codec and its config as Stable Audio 3 has them within a model. Errors are those of
-    `export_same`."""
+    """Return the tensors of a codec and its config as they are in a Stable Audio 3 model. Raise what `export_same`
+    raises."""
     state, config = _written(codec, init_args, SAME)
     return state, config["model"]
 
 
 def _written(codec: SameCodec, init_args: Mapping[str, Any], layout: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return tensors and config of a codec in a layout. Raise SpecError if the layout's package cannot compute it."""
+    """Return the tensors and config of a codec in a layout. Raise SpecError if the layout's package cannot compute
+    it."""
     args = _plain({**init_args, "transformer": _sizes(init_args["transformer"])})
     config = (_diffusers if layout == DIFFUSERS else _stable_audio)(args)
     understood = _flat(_plain(parse_config(config).init_args))  # reading the written config must give this codec
@@ -154,7 +155,7 @@ def _diffusers(args: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sinusoidal(sine_layers: list[int]) -> list[int]:
-    """Return how both packages say how many layers have a sine as gate: one more than there are."""
+    """Return the number that both packages write for the layers with a sine gate: one more than there are."""
     return [count + 1 if count else 0 for count in sine_layers]
 
 
@@ -165,7 +166,7 @@ def _sizes(transformer: SameTransformer | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat(args: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments with those of the transformers by their full key."""
+    """Return the arguments, with the transformers' arguments under their full keys."""
     inner = {f"transformer.{name}": value for name, value in args["transformer"].items()}
     return {name: value for name, value in args.items() if name != "transformer"} | inner
 

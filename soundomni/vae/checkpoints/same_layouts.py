@@ -1,9 +1,9 @@
-"""The tensors of SAME in published checkpoints: in a file of its own (`same`), in any other layout of
-`stable_audio_prefixes`, such as that of a full Stable Audio 3 model, or in diffusers' (`diffusers-same`), whose modules
-are those of its AutoencoderSAME.
+"""Where published checkpoints keep SAME's tensors: in a file of their own (`same`), in any other layout of
+`stable_audio_prefixes`, such as a full Stable Audio 3 model, or in diffusers' layout (`diffusers-same`), with the
+modules of its AutoencoderSAME.
 
 Every tensor of a file is either used, unused for a known reason, or unexpected; nothing may be unexpected or missing.
-diffusers has the parts of joint projections in another order.
+diffusers has the parts of joint projections in a different order.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from soundomni.vae.same_network import SameTransformer
 
 _IMPLIED = "follows from the sizes"
 _FROM_DIFFUSERS = (0, 2, 4, 1, 3)
-"""Parts q, k, v, q2, k2 of a joint projection → where diffusers has them: it has q, q2, k, k2, v."""
+"""Places of the parts q, k, v, q2, k2 of a joint projection in diffusers' order, which is q, q2, k, k2, v."""
 _TO_DIFFUSERS = tuple(_FROM_DIFFUSERS.index(part) for part in range(5))
 
 
@@ -55,11 +55,11 @@ class Found:
     reordered: frozenset[str]
 
     def used(self) -> dict[str, list[str]]:
-        """Return tensor of the file → parameters here."""
+        """Return a mapping: tensor of the file → parameters here."""
         return {source: [ours] for ours, source in self.sources.items()}
 
     def implied(self) -> dict[str, str]:
-        """Return the tensors of the file that follow from the sizes, and say so."""
+        """Return the tensors of the file that follow from the sizes, with a text that says so."""
         return {name: why for name, why in self.unused.items() if why == _IMPLIED}
 
 
@@ -71,8 +71,8 @@ def find_same(weights: WeightFile, init_args: Mapping[str, Any]) -> Found:
         init_args: arguments of the codec `same`.
 
     Raises:
-        CheckpointError: the file does not hold SAME, or a tensor is missing, unexpected, there twice, of another shape,
-            or of another value if that follows from the sizes.
+        CheckpointError: the file does not hold SAME, or a tensor is missing, unexpected, duplicated or of the wrong
+            shape, or has values that contradict the sizes.
     """
     example = "encoder.layers.0.transformers.0.self_attn.to_qkv.weight"
     located = locate(weights, is_same, what="SAME, the autoencoder of Stable Audio 3", example=example)
@@ -117,13 +117,13 @@ def shapes_of(init_args: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def build_same(init_args: Mapping[str, Any]) -> SameCodec:
-    """Build the codec from plain arguments. Raise SpecError for those that it cannot have."""
+    """Build the codec from plain arguments. Raise SpecError for arguments that it cannot have."""
     return SameCodec(**{**init_args, "transformer": SameTransformer(**init_args["transformer"])})
 
 
 def buffers_of(init_args: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of Stability's package that follow from the sizes: rotary frequencies, and an empty
-    tensor for channels of noise, which SAME does not have."""
+    """Yield the tensors of Stability's package that follow from the sizes: rotary frequencies, and an empty tensor for
+    noise channels, which SAME does not have."""
     yield "bottleneck.noise_scaling_factor", torch.ones(1, 0, 1)
     widths = [init_args["base_channels"] * multiple for multiple in init_args["channel_multiples"]]
     for block, name in layer_names(init_args["transformer"]["num_layers"]):
@@ -136,7 +136,7 @@ def to_layout(state: Mapping[str, Tensor], init_args: Mapping[str, Any], layout:
     Args:
         state: the codec's state dict, with weight norm.
         init_args: arguments of the codec.
-        layout: "same", that of Stability's package, or "diffusers-same".
+        layout: "same" (Stability's package) or "diffusers-same".
 
     Raises:
         CheckpointError: the state belongs to something else, or there is no such layout.
@@ -156,7 +156,8 @@ def to_layout(state: Mapping[str, Tensor], init_args: Mapping[str, Any], layout:
 
 
 def _spelled(weights: WeightFile, names: Mapping[str, str]) -> dict[str, str]:
-    """Return the same names in one spelling of weight norm. Raise CheckpointError if two tensors are one parameter."""
+    """Return the names with one spelling of weight norm. Raise CheckpointError if two tensors are the same
+    parameter."""
     spelled: dict[str, str] = {}
     for name, full in names.items():
         plain = plain_name(name)
@@ -167,14 +168,16 @@ def _spelled(weights: WeightFile, names: Mapping[str, str]) -> dict[str, str]:
 
 
 def _check_buffers(weights: WeightFile, names: Mapping[str, str], buffers: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError if a tensor that follows from the sizes has other values."""
+    """Raise CheckpointError if a tensor that follows from the sizes has different values."""
     for name, expected in buffers.items():
         stored = read_float32(weights, names[name])
         if not torch.allclose(stored, expected.to(weights[names[name]].dtype).float(), rtol=1e-3, atol=1e-6):
-            raise CheckpointError(f"'{weights.path}': {names[name]} has other values than its sizes give; the autoencoder is not SAME")
+            raise CheckpointError(
+                f"'{weights.path}': {names[name]} does not have the values that follow from its sizes; the autoencoder is not SAME"
+            )
 
 
 def _in_order(weight: Tensor, order: tuple[int, ...]) -> Tensor:
-    """Return the parts of a joint projection `[5·C, C]` in another order."""
+    """Return a joint projection `[5·C, C]` with its parts in another order."""
     parts = weight.chunk(len(order))
     return torch.cat([parts[part] for part in order])

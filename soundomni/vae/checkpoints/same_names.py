@@ -1,6 +1,6 @@
 """Names of SAME's tensors: here, in Stability's package, and in diffusers.
 
-A block of the decoder has another number in Stability's package, where layers without tensors are counted.
+Blocks of the decoder have different numbers in Stability's package, which also counts layers without tensors.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterator
 from soundomni.vae.weight_norm import DIRECTION, MAGNITUDE
 
 SAME, DIFFUSERS = "same", "diffusers-same"
-"""Layouts in which an autoencoder has a file of its own."""
+"""Layouts in which the autoencoder has a file of its own."""
 MARK = ".new_tokens"
-"""End of the names of the learned tokens, which no other autoencoder has."""
+"""Suffix of the names of the learned tokens, which no other autoencoder has."""
 
 _SPELLED = {MAGNITUDE: "weight_g", DIRECTION: "weight_v"}
 _NORM, _WEIGHT = ("alpha", "gamma", "beta"), ("weight",)
@@ -31,17 +31,17 @@ _LAYER = (
 
 
 def is_same(names: Collection[str]) -> bool:
-    """Return whether tensors with these names, without a prefix, are SAME's."""
+    """Return whether tensors with these names, without a prefix, belong to SAME."""
     return any(name.startswith(("encoder.", "decoder.")) and name.endswith(MARK) for name in names)
 
 
 def is_diffusers(names: Collection[str]) -> bool:
-    """Return whether tensors are named as in diffusers."""
+    """Return whether the tensors have diffusers' names."""
     return any(name.startswith("encoder.blocks.") for name in names)
 
 
 def plain_name(name: str) -> str:
-    """Return a tensor's name with the old spelling of weight norm, which both packages have."""
+    """Return a tensor's name in the old spelling of weight norm, which both packages use."""
     for new, old in _SPELLED.items():
         name = name.replace(new, old)
     return name
@@ -50,7 +50,7 @@ def plain_name(name: str) -> str:
 def their_names(num_layers: Collection[int], *, diffusers: bool) -> Iterator[tuple[str, str]]:
     """Yield the name here and the name there of every tensor that a codec with these layers may have.
 
-    A codec without convolutions, because two widths are the same, does not have those of `mapping`.
+    Blocks whose two widths are equal have no convolution, so a codec may lack the tensors of `mapping`.
     """
     blocks = len(num_layers)
     for name, theirs in (
@@ -75,7 +75,7 @@ def their_names(num_layers: Collection[int], *, diffusers: bool) -> Iterator[tup
 
 
 def layer_names(num_layers: Collection[int]) -> Iterator[tuple[int, str]]:
-    """Yield the block's place from the waveform, and the name in Stability's package, of every layer."""
+    """Yield, for every layer, its block's place counted from the waveform, and its name in Stability's package."""
     blocks = len(num_layers)
     for i, count in enumerate(num_layers):
         for name in (f"encoder.layers.{i}", f"decoder.layers.{3 + blocks - 1 - i}"):

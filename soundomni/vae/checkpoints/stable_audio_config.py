@@ -25,7 +25,7 @@ NAMES = ("audio_vae.json", "model_config.json", "config.json")
 _DIFFUSERS_CLASS = "AutoencoderOobleck"
 BY = "the codec oobleck"
 SAME_TYPES = ("same", "taae_v2")
-"""Types of the encoder and decoder of Stable Audio 3, which are the codec `same`."""
+"""Types of Stable Audio 3's encoder and decoder, which the codec `same` computes."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ def read_config(path: str | Path) -> CodecConfig:
 
 
 def parse_file(path: str | Path, parse: Callable[[Any], CodecConfig]) -> CodecConfig:
-    """Return what `parse` makes of a JSON file. Raise SpecError, with the name of the file, if it cannot be read or `parse` raises it."""
+    """Parse a JSON file with `parse`. Raise SpecError, with the file's name, if it cannot be read or `parse` raises
+    SpecError."""
     try:
         tree = read_json(path)
     except (OSError, ValueError) as error:
@@ -132,7 +133,7 @@ class AutoencoderPart:
     """The section of a config of Stability's packages that describes the autoencoder, and what the rest says about it.
 
     Args:
-        section: the section, nothing of it read.
+        section: the section, with none of its keys read yet.
         sample_rate: sample rate in Hz.
         audio_channels: audio channels; None if the config does not say it.
         unused: keys outside the section that were not read.
@@ -145,7 +146,7 @@ class AutoencoderPart:
 
 
 def autoencoder_part(tree: Mapping[str, Any]) -> AutoencoderPart:
-    """Find the autoencoder in its own config, or in that of a whole model. Raise SpecError if there is none."""
+    """Find the autoencoder in its own config or in a whole model's. Raise SpecError if there is none."""
     top = Section(tree, "")
     sample_rate, kind = top.take("sample_rate", int), top.take("model_type", str, "")
     audio_channels = top.take("audio_channels", int, None)

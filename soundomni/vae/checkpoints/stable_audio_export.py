@@ -59,7 +59,7 @@ def stable_audio_codec(codec: OobleckCodec, init_args: Mapping[str, Any]) -> tup
 
 
 def diffusers_codec(codec: OobleckCodec, init_args: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of a codec and its config as diffusers has them. Errors are those of `export_codec`."""
+    """Return the tensors of a codec and its config as diffusers has them. Raise what `export_codec` raises."""
     return _written(codec, init_args, DIFFUSERS)
 
 

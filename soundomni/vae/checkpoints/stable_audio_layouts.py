@@ -1,5 +1,5 @@
-"""The tensors of Stable Audio's first autoencoder, Oobleck, in published checkpoints: in any layout of `stable_audio_prefixes`, or in
-diffusers' (`diffusers-oobleck`), whose modules are those of its AutoencoderOobleck.
+"""Where published checkpoints keep the tensors of Oobleck, Stable Audio's first autoencoder: in any layout of
+`stable_audio_prefixes`, or in diffusers' (`diffusers-oobleck`), with the modules of its AutoencoderOobleck.
 
 Every tensor of a file is either used, unused for a known reason, or unexpected; nothing may be unexpected or missing.
 """

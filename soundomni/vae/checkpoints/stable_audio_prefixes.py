@@ -1,10 +1,10 @@
-"""Where the tensors of an autoencoder of Stable Audio are in published checkpoints, and what else is there.
+"""Where published checkpoints keep the tensors of Stable Audio's autoencoders, and what else they hold.
 
 | layout | prefix of the autoencoder |
 |---|---|
-| stable-audio-vae | none, or `state_dict.` for a checkpoint that was unwrapped |
+| stable-audio-vae | none, or `state_dict.` in an unwrapped checkpoint |
 | full-model | `pretransform.model.`, next to the diffusion model and its conditioners |
-| full-training | `diffusion.pretransform.model.`, in a checkpoint of the diffusion model's training |
+| full-training | `diffusion.pretransform.model.`, in a training checkpoint of the diffusion model |
 | training-average, training | `autoencoder_ema.ema_model.` or else `autoencoder.`, next to the discriminator and the losses |
 """
 
@@ -49,8 +49,8 @@ _PREFIXES: Mapping[str, tuple[str, Mapping[str, str]]] = {
     ),
     STABLE_AUDIO: ("", {}),
 }
-"""Layout → prefix of the autoencoder, and other prefixes → why they are unused; the first layout that occurs is
-taken."""
+"""Layout → prefix of the autoencoder, and other prefixes → why they are unused. The first layout that matches is
+used."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Located:
 
     Args:
         layout: one of the layouts above.
-        names: tensor of the autoencoder, without its prefix → tensor of the file.
+        names: name in the autoencoder, without its prefix → name in the file.
         unused: tensor or other value of the file → why it is not used.
         unexpected: tensors of the file outside the autoencoder that nothing explains.
     """
@@ -75,7 +75,7 @@ def locate(weights: WeightFile, belongs: Callable[[Collection[str]], object], *,
 
     Args:
         weights: the file.
-        belongs: returns whether tensors with these names, without their prefix, belong to such an autoencoder.
+        belongs: returns whether tensors with these names, without the prefix, belong to such an autoencoder.
         what: the autoencoder, for the error.
         example: name of one of its tensors, for the error.
 
@@ -114,14 +114,14 @@ def check_tensors(
     unexpected: Collection[str],
     source_of: Callable[[str], str],
 ) -> None:
-    """Raise CheckpointError unless an autoencoder has exactly the parameters `expected`, and nothing else is
-    unexplained.
+    """Raise CheckpointError unless an autoencoder has exactly the parameters `expected` and everything else is
+    explained.
 
     Args:
         weights: the file, for the error.
         given, expected: parameter → shape.
         unexpected: tensors of the file that nothing explains.
-        source_of: maps a given parameter to its tensor of the file.
+        source_of: maps a given parameter to its tensor in the file.
     """
     told = {
         "missing": sorted(expected.keys() - given.keys()),

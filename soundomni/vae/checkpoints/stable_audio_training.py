@@ -1,4 +1,4 @@
-"""stable-audio-tools' configs for training autoencoders, as a spec that trains the codec `oobleck`."""
+"""Translates stable-audio-tools' configs for training autoencoders into a spec that trains the codec `oobleck`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from soundomni.vae.checkpoints.stable_audio_config import parse_config
 from soundomni.vae.stft_loss import DEFAULT_WINDOWS
 
 STFT, SPECTROGRAM, L1 = "stft", "spectrogram", "l1"
-"""Names of the critics in the spec."""
+"""Names for the critics in the spec."""
 KL_WEIGHT = 1e-6
-"""Weight of the divergence if a config has none."""
+"""Weight of the KL divergence if a config does not set it."""
 TRAINER = "training a codec"
 _WINDOWS = list(DEFAULT_WINDOWS)
 _HOPS = [window // 4 for window in _WINDOWS]
@@ -30,7 +30,7 @@ DEFAULT_LOSSES: Mapping[str, Any] = {
         "weights": {"adversarial": 0.1, "feature_matching": 5.0},
     },
 }
-"""Losses of a config without `loss_configs`."""
+"""Losses for a config without `loss_configs`."""
 
 
 def read_autoencoder(tree: Any, training: Section) -> Translation:
@@ -38,7 +38,7 @@ def read_autoencoder(tree: Any, training: Section) -> Translation:
 
     Args:
         tree: the whole config.
-        training: its section `training`, in which keys about the run stay.
+        training: its section `training`; keys about the run stay in it.
 
     Raise SpecError for a network or a loss that does not exist here.
     """
@@ -67,19 +67,19 @@ def read_autoencoder(tree: Any, training: Section) -> Translation:
         if starts:
             key = join(training.key, "encoder_freeze_on_warmup")
             raise SpecError(
-                f"{key} is true, but parts are frozen for a whole run here. Train without it, then with codec.freeze: [encoder]"
+                f"{key} is true, but parts can only be frozen for a whole run here. Train without it, then with codec.freeze: [encoder]"
             )
         frozen = list(dict.fromkeys(["encoder", *frozen]))
     codec |= {"freeze": frozen} if frozen else {}
     if starts and SPECTROGRAM in critics:
-        begins = -(-starts // 2)  # their steps train one network each
+        begins = -(-starts // 2)  # each of their steps trains one network
         train["loss_starts"] = {f"{SPECTROGRAM}.{loss}": begins for loss in ("adversarial", "features")}
     notes += _others(training)
     return Translation({"codec": codec, "train": train}, (*config.notes, *notes))
 
 
 def _others(training: Section) -> list[str]:
-    """Refuse what does not exist here, and return notes on what does not matter."""
+    """Raise SpecError for what does not exist here, and return notes on what does not matter."""
     for name, value in {"force_input_mono": False, "latent_mask_ratio": 0.0}.items():
         training.expect(name, value, by=TRAINER, default=value)
     if "teacher_model" in training:
@@ -95,7 +95,7 @@ def _frozen(tree: Mapping[str, Any]) -> list[str]:
 
 
 def _spectral(losses: Section, critics: dict[str, Any], weights: dict[str, float]) -> None:
-    """Read the spectral distance."""
+    """Read the settings of the spectral distance."""
     section = losses.section("spectral")
     section.expect("type", "mrstft", by=TRAINER, default="mrstft")
     section.expect("decay", 1.0, by=TRAINER, default=1.0)
@@ -114,7 +114,7 @@ def _spectral(losses: Section, critics: dict[str, Any], weights: dict[str, float
 
 
 def _time(losses: Section, critics: dict[str, Any], weights: dict[str, float]) -> None:
-    """Read the distance of samples, and refuse distances that do not exist here unless they weigh nothing."""
+    """Read the distance between samples; refuse distances that do not exist here unless their weight is 0."""
     section = losses.section("time")
     section.take("type", str, "l1")
     section.expect("decay", 1.0, by=TRAINER, default=1.0)
@@ -132,12 +132,12 @@ def _time(losses: Section, critics: dict[str, Any], weights: dict[str, float]) -
         if share > 0:
             key = join(other.key, f"weights.{name}")
             raise SpecError(
-                f"{key} is {share}; expected 0, because there is no such critic. Set it to 0, and add the critic {near} if it helps"
+                f"{key} is {share}; expected 0, because there is no such critic here. Set it to 0, and consider adding the critic {near}"
             )
 
 
 def _discriminator(losses: Section, critics: dict[str, Any], weights: dict[str, float], notes: list[str]) -> None:
-    """Read the critic that learns."""
+    """Read the settings of the discriminator."""
     section = losses.section("discriminator")
     section.expect("type", "encodec", by=TRAINER)
     config, amounts = section.section("config"), section.section("weights")
@@ -153,13 +153,14 @@ def _discriminator(losses: Section, critics: dict[str, Any], weights: dict[str, 
         one.close()
     settings = {"windows": windows, "filters": filters, "dilations": dilations, "relative_features": relative}
     critics[SPECTROGRAM] = {"class_path": "multi-scale-stft", "init_args": settings}
-    networks = "networks halve the frequencies layer by layer, as EnCodec's do, and theirs keep them"
-    notes.append(f"the critic multi-scale-stft: its {networks}; the codec's adversarial loss is max(0, 1 - logit), and theirs is -logit")
-    notes.append("a step here trains codec and critic; theirs trains one of them, so numbers of steps and intervals are half of theirs")
+    networks = "networks halve the frequencies layer by layer, as EnCodec's do, and stable-audio-tools' keep them"
+    notes.append(f"the critic multi-scale-stft: its {networks}; the codec's adversarial loss is max(0, 1 - logit) instead of -logit")
+    notes.append("a step here trains codec and critic, and theirs only one of them, so numbers of steps and intervals are halved")
 
 
 def _windows(config: Section, names: tuple[str, str, str], critic: str) -> list[int]:
-    """Return the lengths of windows. Raise SpecError unless hops are quarters of them, and spectra are as long as they are."""
+    """Return the lengths of windows. Raise SpecError unless each hop is a quarter of its window and each spectrum as
+    long."""
     ffts, hops, lengths = (config.take(name, list[int]) for name in names)
     quarters = [length // 4 for length in lengths]
     for name, found, expected in ((names[0], ffts, lengths), (names[1], hops, quarters)):
