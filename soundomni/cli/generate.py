@@ -273,7 +273,7 @@ def generate_together(model: SoundOmni | Chain, requests: list[Request], out: Pa
             failures, found = [one for one in world.gather(told) if one is not None], world.gather(mine)
             writes = world.is_main
         except RuntimeError as error:
-            stopped = "another process has stopped. The clips of this one are written; start the command again for the others"
+            stopped = "another process has stopped. The clips of this process are written; run the command again for the others"
             failures = [DataError(f"{stopped} ({message_of(error)})")]
         finally:
             written = [clip for _, clip in sorted((pair for part in found for pair in part), key=lambda pair: pair[0])]
