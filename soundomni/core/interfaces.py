@@ -135,6 +135,10 @@ class Codec(nn.Module, ABC):
     decodes: ClassVar[bool] = True
     """Whether `decode` makes waveforms. If False, as for semantic tokens, the codec only encodes, and `decode` raises DataError."""
 
+    keeps_waveform: ClassVar[bool] = True
+    """Whether `decode` aims at the samples of the clip. If False, as for codecs that do not keep phases, only spectra can
+    be compared, and SI-SDR is not measured."""
+
     @property
     def loss_names(self) -> tuple[str, ...]:
         """Names of the losses of the codec's own that `reconstruct` returns; none by default."""
