@@ -136,8 +136,7 @@ class Codec(nn.Module, ABC):
     """Whether `decode` makes waveforms. If False, as for semantic tokens, the codec only encodes, and `decode` raises DataError."""
 
     keeps_waveform: ClassVar[bool] = True
-    """Whether `decode` aims at the samples of the clip. If False, as for codecs that do not keep phases, only spectra can
-    be compared, and SI-SDR is not measured."""
+    """Whether `decode` aims at the clip's own samples. If False, as without phases, spectra are compared instead of SI-SDR."""
 
     @property
     def loss_names(self) -> tuple[str, ...]:

@@ -3,8 +3,8 @@
 In percussion and other noise, phases take up most of the capacity of a model of samples. The power of bands varies
 slowly, so small models can learn it.
 
-Shape letters: B clips, C audio channels, S samples, W samples per window, F frequency bins, M mel bands, T frames, H samples
-per frame.
+Shape letters: B clips, C audio channels, S samples, W samples per window, F frequency bins, M mel bands, T frames, H
+samples per frame.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ MOST_SAMPLES, MOST_MELS, MOST_ROUNDS = 2**16, 1024, 10_000
 LOUDEST = 4.0
 """Highest power that is decoded, in bels; a sine of amplitude 1 is at about 0."""
 CENTER, BELS_PER_UNIT = -7.0, 2.5
-"""Latents are (bels - CENTER) / BELS_PER_UNIT: with the default floor, from -1.2 in silence to 2.8 at the peak of a full
-sine. Over short recordings of drums, their mean is about 0 and their deviation about 1."""
+"""Latents are (bels - CENTER) / BELS_PER_UNIT: with the default floor, from -1.2 in silence to 2.8 at the peak of a
+full sine. Over short recordings of drums, their mean is about 0 and their deviation about 1."""
 FRAMES_PER_SECOND = 100
 MELS_PER_BAND = 44.375
 """Width of a band by default: 64 bands at 16 kHz."""
@@ -45,9 +45,9 @@ class MelMagnitudeCodec(Codec):
     """The power of mel bands in each frame; decoding finds the phases by the algorithm of Griffin and Lim.
 
     Latents are `[B, C·M, T]` with T = ceil(S / H) + 1, channel by channel: (L + 7) / 2.5, where L is the logarithm to
-    base 10 of `floor` plus the mean power of the bins of a band. Bins have power 1 at the peak of a sine of amplitude 1.
-    With the default floor, silence is −1.2, and recordings have a mean of about 0 and a deviation of about 1. Frame t is
-    centered on sample t·H, under a Hann window.
+    base 10 of `floor` plus the mean power of the bins of a band. Bins have power 1 at the peak of a sine of amplitude
+    1. With the default floor, silence is −1.2, and recordings have a mean of about 0 and a deviation of about 1. Frame
+    t is centered on sample t·H, under a Hann window.
 
     Decoding is not exact, but always gives the same samples: for a clip on its own, in a batch, and in chunks. There is
     nothing to learn. Phases are not kept, so SI-SDR does not apply; `soundomni reconstruct` measures spectra only.
@@ -60,8 +60,8 @@ class MelMagnitudeCodec(Codec):
         channels: number of audio channels C.
         frame_size: samples from frame to frame, H; null for 10 ms.
         window: samples W of the window, at least 2·H; null for the first of 2, 3, 4, 6, 8, 12, … that is at least 3·H.
-        num_mels: number of bands M on the HTK mel scale; each covers at least one bin. Null for a band per 44 mel: 48 at
-            8 kHz, 64 at 16 kHz, 74 at 24 kHz, 88 at 44.1 kHz.
+        num_mels: number of bands M on the HTK mel scale; each covers at least one bin. Null for a band per 44 mel: 48
+            at 8 kHz, 64 at 16 kHz, 74 at 24 kHz, 88 at 44.1 kHz.
         frequencies: lowest and highest frequency in Hz of the bands; null for 0 Hz and half the sample rate.
         floor: power that is added, so that silence has a finite level: 1e-10 is −100 dB.
         rounds: how often decoding improves the phases.
@@ -144,7 +144,10 @@ class MelMagnitudeCodec(Codec):
 
 
 def _exact(values: Tensor) -> Tensor:
-    """Return values in double precision, in which chunks give what the whole does; on the CPU if their device lacks it."""
+    """Return values in double precision, in which chunks give what the whole does.
+
+    They go to the CPU if their device, such as mps, does not have it.
+    """
     return (values.cpu() if values.device.type == "mps" else values).double()
 
 

@@ -72,7 +72,7 @@ def reconstruct_clips(model: SoundOmni, clips: Sequence[Audio], *, of: str | Non
 def compare(clip: Audio, made: Audio, *, keeps_waveform: bool = True) -> Comparison:
     """Measure what came back through a codec, `made`, against the clip that went in.
 
-    Without `keeps_waveform`, which a codec says of itself, there is no SI-SDR.
+    Without the codec's `keeps_waveform`, there is no SI-SDR.
 
     Both get the codec's channels and are compared twice: at the codec's rate, to which the clip is resampled, and at
     the clip's own rate, to which `made` is resampled.
