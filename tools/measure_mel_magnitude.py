@@ -71,8 +71,7 @@ def chosen(folder: Path) -> Iterator[Audio]:
 def row(clips: list[Audio], rate: int) -> str:
     """Return the row of one sample rate."""
     codec = MelMagnitudeCodec(sample_rate=rate)
-    began, compared, latents = time.perf_counter(), list[Comparison](), []
-    taken = 0.0
+    compared, latents, taken = list[Comparison](), list[torch.Tensor](), 0.0
     for clip in clips:
         given = Audio(convert(clip, channels=1, sample_rate=rate), rate)
         began = time.perf_counter()

@@ -32,7 +32,7 @@ def griffin_lim(magnitudes: Tensor, num_frames: Tensor, window: Tensor, *, hop: 
 
     The first phases are random, but the same in every call and for every signal, so equal magnitudes give equal signals,
     whatever is in the batch with them. Everything is computed in double precision, because rounds magnify rounding
-    errors: in single precision, 32 rounds on recordings make differences of up to 1e-3 of the peak, so a piece would
+    errors: in single precision, 32 rounds on recordings make differences of more than 1e-3 of the peak, so a piece would
     differ from the whole.
 
     Args:
