@@ -233,6 +233,12 @@ class ModelSpec:
         return {name: modality for name, modality in self.used.items() if modality.encoder is not None}
 
     @property
+    def takes_clips(self) -> tuple[str, ...]:
+        """Names of the modalities of which a clip can be given, in the prompt or added to the one that is made."""
+        in_prompt = [template.of for template in self.prompt if template.audio is not None and template.of is not None]
+        return tuple(dict.fromkeys([*(name for one in self.all_made.values() for name in one.aligned), *in_prompt]))
+
+    @property
     def takes_text(self) -> bool:
         """Whether the prompt has a text that says what to make."""
         return any("{caption}" in (template.text or "") for template in self.prompt)
