@@ -240,7 +240,7 @@ class Critic(nn.Module, ABC):
 
 
 class Encoder(nn.Module, ABC):
-    """Converts waveforms to features for understanding, or texts and numbers to features that condition what is made. Group
+    """Converts waveforms to features for understanding, or clips, texts and numbers to features that condition what is made. Group
     `soundomni.encoders`; no runtime arguments.
 
     `spec.source` says what it reads.

@@ -43,7 +43,7 @@ class LearnedTimes(TimeNetwork):
 class DiTBackbone(DiTNetwork):
     """Diffusion transformer of Stable Audio Open, for clips with different lengths and prompts in one batch.
 
-    It only has tokens of clips that are made: no text, no context. Texts and numbers are conditions of encoders that enter as "cross",
+    It only has tokens of clips that are made: no text, no context. Texts, numbers and clips are conditions of encoders that enter as "cross",
     "global" or both. Timesteps and global conditions reach the network as one token in front of each clip, or scale, shift and gate every
     layer. The router has to be `dense`.
 

@@ -143,7 +143,7 @@ class ModalitySpec:
             "half" way between, or "none". Codes are never normalized.
         positions: position rule of its tokens: "advance" counts them, "shared" gives all one position.
         attend: attention among the tokens of a clip that is heard.
-        enters: how texts and numbers that an encoder reads reach the clip that is made after them: as tokens before it in the sequence
+        enters: how what an encoder reads or hears reaches the clip that is made after it: as tokens before it in the sequence
             ("prefix"), as tokens that the clip's tokens attend to in every layer ("cross"), or as the mean of these tokens, which scales
             and shifts the norms of every layer ("global"). With "cross+global", the mean stays when the condition is left out, in
             training and for guidance.
