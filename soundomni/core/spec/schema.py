@@ -82,6 +82,8 @@ class GuidanceSpec:
         parallel: how much to keep of the part of guidance that is parallel to the conditional estimate of the clean data (APG, Sadat
             et al. 2024): 1 for plain guidance, 0 for only the orthogonal part. For velocities only.
         norm_threshold: largest norm of that change over a whole clip before it is scaled; 0 for no limit. For velocities only.
+        momentum: how much of the changes of earlier steps to add to that change before it is limited (APG); below 0, it pushes away from
+            where they went. 0 for none. For velocities only.
     """
 
     scale: float = switched_off("it to 1", 1.0)
@@ -91,6 +93,7 @@ class GuidanceSpec:
     rescale: float = switched_off("it to 0", 0.0)
     parallel: float = switched_off("it to 1", 1.0)
     norm_threshold: float = switched_off("it to 0", 0.0)
+    momentum: float = switched_off("it to 0", 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
