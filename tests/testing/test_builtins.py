@@ -324,6 +324,7 @@ TestDPMpp3MSDEFromNoise = suite(
 TestDPMpp3MWithoutNoise = suite(testing.SamplerSuite, "DPMpp3MWithoutNoise", "dpmpp-3m-sde", num_steps=5, eta=0.0)
 TestDDIM = suite(testing.SamplerSuite, "DDIM", "ddim", num_steps=4)
 TestDDIMWithNoise = suite(testing.SamplerSuite, "DDIMWithNoise", "ddim", num_steps=4, eta=1.0, schedule={"spacing": "even"})
+TestDDIMCFGpp = suite(testing.SamplerSuite, "DDIMCFGpp", "ddim-cfgpp", num_steps=4)
 TestPingPong = suite(testing.SamplerSuite, "PingPong", "pingpong", num_steps=3)
 TestMaskGIT = suite(testing.SamplerSuite, "MaskGIT", "maskgit", iterations=[3, 1])
 TestMaskGITRandom = suite(testing.SamplerSuite, "MaskGITRandom", "maskgit", iterations=[2], num_steps=3, order="random", greedy=False)

@@ -60,16 +60,50 @@ def guided(
     Raises:
         SpecError: a value of the guidance is out of its range, or does not fit what the objective predicts.
     """
+    both = _pair(predict_branches, guidance, valid=valid, objective=objective)
+
+    def predict(values: Tensor, timesteps: Tensor, *, first: First = 0, level: int | None = None) -> Tensor:
+        return both(values, timesteps, first=first, level=level)[0]
+
+    has_norm = guidance.scale != 1.0 and (guidance.renormalize != "none" or guidance.rescale > 0.0 or projects(guidance))
+    return predict if takes_level(predict_branches) and not has_norm else all_levels(predict)
+
+
+def compared(
+    predict_branches: PredictBranches, guidance: GuidanceSpec, *, valid: Tensor | None = None, objective: Objective | None = None
+) -> Predict:
+    """Wrap the branches into one function that returns the guided prediction and the one that it steers away from, `[2, B, D, T]`.
+
+    Clips without guidance have the conditional prediction as both. Arguments and errors are those of `guided`.
+    """
+    both = _pair(predict_branches, guidance, valid=valid, objective=objective)
+
+    def predict(values: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
+        return torch.stack(both(values, timesteps, first=first))
+
+    return predict
+
+
+class _Pair(Protocol):
+    """The guided prediction and the one that it steers away from."""
+
+    def __call__(self, values: Tensor, timesteps: Tensor, *, first: First = 0, level: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return both, `[B, D, T]`."""
+        ...
+
+
+def _pair(predict_branches: PredictBranches, guidance: GuidanceSpec, *, valid: Tensor | None, objective: Objective | None) -> _Pair:
     check_guidance(guidance, predicts="velocity" if objective is None else objective.predicts)
     low, high = guidance.interval
     everywhere = low <= 0.0 and high >= 1.0
     momentum = Momentum(guidance.momentum) if guidance.momentum else None
 
-    def predict(values: Tensor, timesteps: Tensor, *, first: First = 0, level: int | None = None) -> Tensor:
+    def both(values: Tensor, timesteps: Tensor, *, first: First = 0, level: int | None = None) -> tuple[Tensor, Tensor]:
         within = None if everywhere else ((timesteps >= low) & (timesteps <= high)).reshape(len(values), 1, -1)
         branches = predict_branches if level is None else partial(predict_branches, level=level)
         if guidance.scale == 1.0 or not (within is None or bool(within.any())):
-            return branches(values, timesteps, 1, first=first)[0]
+            (only,) = branches(values, timesteps, 1, first=first)
+            return only, only
         conditional, unconditional = branches(values, timesteps, 2, first=first)
         counted = None if valid is None else valid[:, first:]
         if projects(guidance):
@@ -81,10 +115,11 @@ def guided(
             steered = _rescaled(conditional, steered, values, timesteps, guidance.rescale, objective, first=first)
         if guidance.renormalize != "none":
             steered = steered * _shrink(conditional, steered, guidance, counted)
-        return steered if within is None else torch.where(within, steered, conditional)
+        if within is None:
+            return steered, unconditional
+        return torch.where(within, steered, conditional), torch.where(within, unconditional, conditional)
 
-    has_norm = guidance.scale != 1.0 and (guidance.renormalize != "none" or guidance.rescale > 0.0 or projects(guidance))
-    return predict if takes_level(predict_branches) and not has_norm else all_levels(predict)
+    return both
 
 
 def without_norms(guidance: GuidanceSpec) -> GuidanceSpec:
