@@ -317,6 +317,10 @@ TestDPMpp2M = suite(testing.SamplerSuite, "DPMpp2M", "dpmpp-2m", num_steps=5)
 TestDPMpp2MLogSnr = suite(testing.SamplerSuite, "DPMpp2MLogSnr", "dpmpp-2m", num_steps=5, schedule={"spacing": "log-snr"})
 WIDE = {"spacing": "exponential", "sigma_min": 0.03, "sigma_max": 100.0, "rho": 1.5}
 TestDPMpp2MSDE = suite(testing.SamplerSuite, "DPMpp2MSDE", "dpmpp-2m-sde", num_steps=5, schedule=WIDE)
+TestDPMpp2MSDEBrownian = suite(testing.SamplerSuite, "DPMpp2MSDEBrownian", "dpmpp-2m-sde", num_steps=5, noise="brownian")
+TestDPMpp3MSDEBrownian = suite(
+    testing.SamplerSuite, "DPMpp3MSDEBrownian", "dpmpp-3m-sde", num_steps=4, noise="brownian", schedule={"spacing": "log-snr"}
+)
 TestDPMpp3MSDE = suite(testing.SamplerSuite, "DPMpp3MSDE", "dpmpp-3m-sde", num_steps=5)
 TestDPMpp3MSDEFromNoise = suite(
     testing.SamplerSuite, "DPMpp3MSDEFromNoise", "dpmpp-3m-sde", num_steps=5, eta=0.4, schedule={"spacing": "log-snr"}
