@@ -693,7 +693,7 @@ class Sampler(ABC):
     With `by_level`, a sampler draws the levels of a token one after the other if the prediction is `PredictLevels`. With `reviews`,
     `sample` also takes `review`, a `Predict` that gives the scores of the objective's review `[B, P, T]` for codes of which some may be
     HIDDEN. Each call of it is one of `num_evaluations`. With `compares`, `sample` also takes `compare`, a `Predict` that gives the
-    prediction and the one that guidance steers away from, `[2, B, P, T]`: both are the same where there is no guidance. The sampler asks
+    prediction and the one that guidance steers away from, `[2, B, P, T]`: both are the same if a clip is not guided. The sampler asks
     it in place of `predict`.
 
     The noise of diffusion models is finite. A sampler that starts below timestep 1, at `starts_at`, multiplies pure noise by that

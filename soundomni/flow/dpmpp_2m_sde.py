@@ -28,8 +28,8 @@ class DPMpp2MSDESampler(DataSampler):
         schedule: where the steps lie.
         eta: how fast noise is replaced; 0 makes it `dpmpp-2m`.
         s_noise: factor of the fresh noise.
-        noise: "independent" for fresh noise that is drawn anew in each step, or "brownian" for that of one path, which is the same for any
-            number of steps: with more of them, the same clip is solved more exactly. For an eta of at most 4.
+        noise: "independent" for fresh noise of each step's own, or "brownian" for that of one path, which is the same for any number of
+            steps: with more of them, the same clip is solved more exactly. For an eta of at most 4.
 
     Raises:
         SpecError: a number is out of range.
