@@ -112,8 +112,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=_named_file,
         action="append",
         metavar="MODALITY=FILE",
-        help="audio file for a modality that the model takes besides the text, such as semantic=speech.wav: aligned with the clip, before "
-        "it, or the source of the code levels that the model does not make itself; may be repeated",
+        help="audio file for a modality that the model takes besides the text, such as semantic=speech.wav: a condition, aligned with the "
+        "clip, before it, or the source of the code levels that the model does not make itself; may be repeated. If no other option "
+        "has the modality's name, --semantic speech.wav says the same",
     )
     parser.add_argument(
         "--draft",
@@ -126,6 +127,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_format(parser)
     parser.add_argument("--out", type=expanded, default="generated", metavar="DIR", help="output folder (default: generated)")
     parser.add_argument("--no-pictures", action="store_true", help="write audio files only")
+
+
+def names_of_clips(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return the modalities of which the model of `--model` takes a clip, each of which is an option of its own: `--NAME FILE`.
+
+    Raise CheckpointError if there is no such model, SpecError if its spec is wrong.
+    """
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument("--model", type=expanded)
+    model = finder.parse_known_args(list(arguments))[0].model
+    return () if model is None else _clips_of(model)
+
+
+def _clips_of(model: str) -> tuple[str, ...]:
+    from soundomni.core.files.names import SPEC_FILE
+    from soundomni.core.pretrained.directory import find_model
+    from soundomni.core.pretrained.stage_paths import is_chain
+    from soundomni.core.spec.load import load_spec
+
+    if is_chain(model):
+        return ()
+    return load_spec([find_model(model, weights=False) / SPEC_FILE], base={}, validate_plugins=False).of_model.takes_clips
 
 
 @dataclass(frozen=True)
@@ -159,7 +182,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         if getattr(args, option) is not None:
             setattr(args, option, str(input_file(getattr(args, option))))
     args.given = [(name, str(input_file(file))) for name, file in _named_once(args.given or ())]
-    requests = read_grid(Path(args.grid), _from_options(args, "")) if args.grid else _all_from_options(args)
+    requests = read_grid(Path(args.grid), _from_options(args, ""), model=args.model) if args.grid else _all_from_options(args)
     chained = is_chain(args.model)
     _check(requests, args.batch, option="--" if args.grid is None else "")
     requests = _varying(_keeping(requests, args), args)
@@ -491,19 +514,10 @@ def _seconds(args: argparse.Namespace) -> float:
     return min((samples / rate for samples, rate, _ in map(audio_info, files)), default=1.0)
 
 
-def read_grid(path: Path, defaults: Request) -> list[Request]:
-    """Read a YAML grid: each key holds a value or a list, and every combination is one clip.
-
-    Args:
-        path: path of the file.
-        defaults: values for keys that the grid omits; its prompt is not used.
-
-    Raises:
-        DataError: the file cannot be read.
-        SpecError: it is not a grid, or has an unknown key, an empty list or a value of a wrong type.
-    """
+def _grid_tree(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML grid. Raise DataError if it cannot be read, SpecError if it is not a mapping."""
     from soundomni.cli.folders import looked_for
-    from soundomni.core.errors import DataError, SpecError, did_you_mean, message_of
+    from soundomni.core.errors import DataError, SpecError, message_of
     from soundomni.core.spec import yaml_text
 
     try:
@@ -515,32 +529,64 @@ def read_grid(path: Path, defaults: Request) -> list[Request]:
     if not isinstance(tree, dict):
         given = "empty" if tree is None else "a list" if isinstance(tree, list) else "a single value"
         raise SpecError(f"the grid '{path}' is {given}; expected a mapping with the key prompt. See `soundomni generate --help`")
+    return tree
+
+
+def read_grid(path: Path, defaults: Request, *, model: str) -> list[Request]:
+    """Read a YAML grid: each key holds a value or a list, and every combination is one clip.
+
+    Args:
+        path: path of the file.
+        defaults: values for keys that the grid omits; its prompt is not used.
+        model: the model, whose names of clips are keys too, for files; null gives no file.
+
+    Raises:
+        DataError: the file cannot be read, or a file that it names is missing.
+        SpecError: it is not a grid, or has an unknown key, an empty list or a value of a wrong type.
+        CheckpointError: it has a key that is not one of every model, and there is no such model.
+    """
+    from soundomni.core.errors import SpecError, did_you_mean
+
+    tree = _grid_tree(path)
     text_, number, whole = ("text", str), ("a number", (int, float)), ("a whole number", int)
     types: dict[str, Any] = {"prompt": text_, "seconds": number, "seed": whole, "steps": whole, "guidance": number, "negative": text_}
+    order, optional = ["seconds", "steps", "guidance", "negative", "prompt", "seed"], {"steps", "guidance", "negative"}
+    named = () if tree.keys() <= types.keys() else _clips_of(model)
+    clips = [name for name in named if name in tree and name not in types]
+    types |= dict.fromkeys((name for name in named if name not in types), ("a file", str))
     for key in tree:
         if key not in types:
             raise SpecError(f"the grid '{path}' has an unknown key '{key}'.{did_you_mean(str(key), types)} Keys: {', '.join(types)}")
     if "prompt" not in tree:
         raise SpecError(f"the grid '{path}' does not have the key prompt. Add it, with one prompt or a list of prompts")
-    columns = {
-        key: value if isinstance(value, list) else [value] for key, value in ({key: getattr(defaults, key) for key in types} | tree).items()
-    }
+    given = {key: getattr(defaults, key) for key in order} | tree
+    columns = {key: value if isinstance(value, list) else [value] for key, value in given.items()}
     for key, values in columns.items():
         if not values:
             raise SpecError(f"the grid '{path}': {key} is an empty list. Give it a value, or leave it out")
         for value in values:
             expected, right = types[key]
             fits = isinstance(value, right) and not isinstance(value, bool)
-            if not fits and not (value is None and key in ("steps", "guidance", "negative")):
+            if not fits and not (value is None and key in {*optional, *clips}):
                 raise SpecError(f"the grid '{path}': {key} is {value!r}; expected {expected}")
     count = math.prod(map(len, columns.values()))
     if count > MOST_CLIPS:
         raise SpecError(f"the grid '{path}' asks for {count:,} clips; expected at most {MOST_CLIPS:,}")
-    order = ["seconds", "steps", "guidance", "negative", "prompt", "seed"]
+    files = [_files_of(dict(zip(clips, one, strict=True)), defaults.given) for one in itertools.product(*(columns[k] for k in clips))]
     return [
-        Request(of=defaults.of, given=defaults.given, **dict(zip(order, combination, strict=True)))
+        Request(of=defaults.of, given=pairs, **dict(zip(order, combination, strict=True)))
+        for pairs in files  # clips with the same files are made together
         for combination in itertools.product(*(columns[k] for k in order))
     ]
+
+
+def _files_of(named: dict[str, str | None], given: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """Return the files of one combination of a grid, in place of those `given` for all of it. Raise UnreadableAudioError for a missing
+    file."""
+    from soundomni.cli.folders import input_file
+
+    own = ((name, str(input_file(file))) for name, file in named.items() if file is not None)
+    return (*(pair for pair in given if pair[0] not in named), *own)
 
 
 def _check_chain(args: argparse.Namespace) -> None:

@@ -123,7 +123,7 @@ def _dispatch(arguments: list[str]) -> int:
     parser = command_parser(name)
     asked = find_request(after)
     if asked is None:
-        rest, overrides = split_overrides([*given, *after], parser)
+        rest, overrides = split_overrides([*given, *after], parser, getattr(module, "names_of_clips", None))
         args, overrides = parser.parse_args(rest), [*early, *overrides]
         refuse_overrides(overrides, args)
     else:  # the help of a plugin was requested; as with --help, the rest of the line does not matter
@@ -141,7 +141,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def command_module(name: str) -> ModuleType:
-    """Import the module of a command, which has HELP, `configure` and `run`."""
+    """Import the module of a command, which has HELP, `configure` and `run`; `names_of_clips` is the `named` of `split_overrides`."""
     return importlib.import_module(f"soundomni.cli.{name.replace('-', '_')}")
 
 

@@ -7,7 +7,7 @@ import argparse
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from soundomni.core.errors import SoundOmniError, did_you_mean
@@ -44,15 +44,24 @@ class Parser(argparse.ArgumentParser):
         raise ParserExit(status)
 
 
-def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -> tuple[list[str], Overrides]:
+def split_overrides(
+    arguments: Sequence[str], parser: argparse.ArgumentParser, named: Callable[[Sequence[str]], Sequence[str]] | None = None
+) -> tuple[list[str], Overrides]:
     """Separate the spec overrides from a command's arguments; an option of the parser takes precedence over a spec key
     of that name.
+
+    Args:
+        arguments: the arguments of the command.
+        parser: its parser.
+        named: returns, from the arguments, the NAMEs for which `--NAME VALUE` stands for `--given NAME=VALUE`, as the command's model
+            has them. It is only called for an option that the parser and specs do not have.
 
     Raise UsageError, with the nearest alternative, for an option that is neither.
     """
     helped, allowed = _chosen(parser, arguments)
     rest: list[str] = []
     overrides: Overrides = []
+    given: Sequence[str] = ()
     queue = list(arguments)
     while queue:
         token = queue.pop(0)
@@ -63,11 +72,9 @@ def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -
         if not option.startswith("--") or option in allowed:
             rest.append(token)
         elif key.partition(".")[0] in _spec_roots():
-            if not equals:
-                if not queue or queue[0].startswith("--"):
-                    raise UsageError(f"{option} needs a value; use {option}=VALUE")
-                value = queue.pop(0)
-            overrides.append((key, value))
+            overrides.append((key, value if equals else _next_value(option, queue)))
+        elif key.isidentifier() and key in (given := given or (named(arguments) if named else ())):
+            rest += ["--given", f"{key}={value if equals else _next_value(option, queue)}"]
         else:
             from soundomni.core.spec.keys import spec_keys
 
@@ -75,10 +82,17 @@ def split_overrides(arguments: Sequence[str], parser: argparse.ArgumentParser) -
                 other = "Use `soundomni spec print` with the same spec and keys"
                 raise UsageError(f"`{parser.prog}` does not take {option}. {other}")
             keys = [of_spec.name for of_spec in spec_keys()] if takes_overrides(parser) and takes_overrides(helped) else []
-            names = [name.removeprefix("--") for name in allowed if name.startswith("--")]
+            names = [*(name.removeprefix("--") for name in allowed if name.startswith("--")), *given]
             near = did_you_mean(key, [*names, *keys]).replace(" '", " '--")  # dashes would make any two options similar
             raise UsageError(f"unknown option '{option}'.{near} See `{helped.prog} --help`")
     return rest, overrides
+
+
+def _next_value(option: str, queue: list[str]) -> str:
+    """Take the value of an option from the arguments after it. Raise UsageError if there is none."""
+    if not queue or queue[0].startswith("--"):
+        raise UsageError(f"{option} needs a value; use {option}=VALUE")
+    return queue.pop(0)
 
 
 def reads_no_spec(parser: argparse.ArgumentParser) -> None:

@@ -243,7 +243,7 @@ class Critic(nn.Module, ABC):
 
 
 class Encoder(nn.Module, ABC):
-    """Converts waveforms to features for understanding, or texts and numbers to features that condition what is made. Group
+    """Converts waveforms to features for understanding, or clips, texts and numbers to features that condition what is made. Group
     `soundomni.encoders`; no runtime arguments.
 
     `spec.source` says what it reads.
@@ -695,7 +695,9 @@ class Sampler(ABC):
 
     With `by_level`, a sampler draws the levels of a token one after the other if the prediction is `PredictLevels`. With `reviews`,
     `sample` also takes `review`, a `Predict` that gives the scores of the objective's review `[B, P, T]` for codes of which some may be
-    HIDDEN. Each call of it is one of `num_evaluations`.
+    HIDDEN. Each call of it is one of `num_evaluations`. With `compares`, `sample` also takes `compare`, a `Predict` that gives the
+    prediction and the one that guidance steers away from, `[2, B, P, T]`: both are the same if a clip is not guided. The sampler asks
+    it in place of `predict`.
 
     The noise of diffusion models is finite. A sampler that starts below timestep 1, at `starts_at`, multiplies pure noise by that
     timestep first: the share of the data that is missing is next to nothing.
@@ -704,6 +706,7 @@ class Sampler(ABC):
     takes: ClassVar[Prediction] = "velocity"
     reviews: ClassVar[bool] = False
     by_level: ClassVar[bool] = False
+    compares: ClassVar[bool] = False
     num_steps: int
     starts_at: float = 1.0
     """Timestep of the first prediction from pure noise."""

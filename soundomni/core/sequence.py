@@ -208,16 +208,15 @@ def audio_segment(
     )
 
 
-def unplaced_segment(*, of: str, num_tokens: int, values: np.ndarray) -> Segment:
-    """Write a condition of `num_tokens` tokens that takes no places in the sequence; its encoder gets `values` `[1, S]`."""
+def unplaced_segment(*, of: str, num_tokens: int, num_samples: int) -> Segment:
+    """Write a condition of `num_tokens` tokens that takes no places in the sequence; its encoder gets S samples, attached later."""
     return Segment(
         role=Role.FEATURES,
         attend=Attend.FULL,
         length=num_tokens,
         token_ids=np.zeros(0, np.int64),
         of=of,
-        num_samples=values.shape[1],
-        waveform=values,
+        num_samples=num_samples,
         placed=False,
     )
 

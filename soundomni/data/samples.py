@@ -7,7 +7,7 @@ Shape letters: C audio channels, S samples.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 
@@ -77,10 +77,13 @@ class SampleWriter:
 
     def check(self, task: Task) -> None:
         """Raise SpecError if the model cannot do this task."""
-        if not self._writer.hears and task.uses("features"):
-            raise SpecError(f"task '{task.name}' understands audio, but the model has no encoder. Set model.encoder, or leave out the task")
-        for template in self._templates(task):
+        why, hearing = self._writer.hears_nothing, [template.of for template in task.templates if template.audio == "features"]
+        if why is not None and (None in hearing or (hearing and not self.feature_dims)):
+            raise SpecError(f"task '{task.name}' understands audio, but {why}. Set model.encoder, or leave out the task")
+        templates = self._templates(task)
+        for i, template in enumerate(templates):
             with _naming(task):
+                _check_condition(template, templates[i:], self._writer)
                 if template.audio == "context":
                     self._writer.check_context()
                 if template.audio is not None:
@@ -166,7 +169,7 @@ class SampleWriter:
             left_out = dropout_draw < self._dropout_share(template) or segment.modality in together
             if not (is_condition and left_out):
                 segments.append(segment)
-            elif self._stays(segment):
+            elif self._writer.stays(segment):
                 segments.append(replace(segment, attended=False))
         return PlannedSample(Sample(key=key, segments=tuple(segments), seed=seed), crop, full_length)
 
@@ -283,10 +286,6 @@ class SampleWriter:
             name, share = self._writer.given(template.of).name, self._dropout.latent
         return self._dropout.modalities.get(name, share)
 
-    def _stays(self, segment: Segment) -> bool:
-        modality = self._writer.modalities.get(segment.modality)
-        return isinstance(modality, HeardModality) and modality.stays
-
     def _left_out_together(self, seed: int) -> set[str]:
         """Return the modalities of the groups that are left out as a whole, drawn from the sample's seed."""
         left_out: set[str] = set()
@@ -333,6 +332,17 @@ def _check_gap(template: SegmentTemplate, modality: HeardModality | CodecModalit
         raise SpecError(
             f"it leaves a gap in its target, but clips of '{modality.name}' are made from beginning to end. Use `known` in place of `gap`, "
             "or leave out the task"
+        )
+
+
+def _check_condition(template: SegmentTemplate, after: Sequence[SegmentTemplate], writer: SegmentWriter) -> None:
+    """Raise SpecError for a clip that only reaches clips that are made, if none is made after it."""
+    if template.audio != "features" or any(other.audio == "target" for other in after):
+        return
+    if not (heard := writer.heard(template.of)).placed:
+        raise SpecError(
+            f"it hears '{heard.name}', which only conditions clips that are made after it. Set model.modalities.{heard.name}.enters to "
+            "prefix, or leave out the task"
         )
 
 

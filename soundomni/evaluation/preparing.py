@@ -108,7 +108,7 @@ def _obstacle(task: str, model: SoundOmni | Chain, items: Sequence[Item], *, jud
         if task not in ("generate", "continue"):
             return "a chain of models only generates and continues"
     elif task in ("describe", "answer") and not model.model.all_heard:
-        return "the model has no encoder"
+        return "the model hears no clips in its sequence"
     if task in ("generate", "describe", "continue", "vary") and not all(item.captions for item in items):
         return "not every clip has a caption"
     if task == "answer" and not any(item.questions for item in items):

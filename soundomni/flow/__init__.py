@@ -4,6 +4,7 @@ from soundomni.core.inference.guidance import PartialTarget, guided
 from soundomni.flow.autoregressive import Autoregressive
 from soundomni.flow.autoregressive_runs import AutoregressiveRuns
 from soundomni.flow.ddim import DDIMSampler
+from soundomni.flow.ddim_cfgpp import DDIMCFGppSampler
 from soundomni.flow.dpmpp import DPMppSampler
 from soundomni.flow.dpmpp_2m import DPMpp2MSampler
 from soundomni.flow.dpmpp_2m_sde import DPMpp2MSDESampler
@@ -29,6 +30,7 @@ from soundomni.flow.x_prediction import XPrediction
 __all__ = [
     "Autoregressive",
     "AutoregressiveRuns",
+    "DDIMCFGppSampler",
     "DDIMSampler",
     "DPMpp2MSDESampler",
     "DPMpp2MSampler",

@@ -19,6 +19,9 @@ from soundomni.core.representation import Representation, frame_noise
 from soundomni.flow.noise_schedules import NoiseSchedule
 from soundomni.flow.timestep_schedule import check_steps, predict_at
 
+FreshDraws = Callable[[float, float], Tensor]
+"""(timestep, next timestep) → normal noise `[B, D, T]` for the step between them."""
+
 
 class Estimate(NamedTuple):
     """The data x − t·v that a prediction at a timestep stands for, `[B, D, T]`."""
@@ -66,6 +69,10 @@ class DataSampler(Sampler):
             the values, and the standard deviation of the fresh noise that they still lack; 0 for none.
         """
 
+    def draws(self, start: Representation, generators: Sequence[torch.Generator]) -> FreshDraws:
+        """Return what draws the fresh noise of one run, shaped as `start`; by default, each step has noise of its own."""
+        return lambda timestep, next_timestep: frame_noise(start.values, start.frame_counts, generators)
+
     def sample(
         self,
         predict: Predict,
@@ -79,12 +86,14 @@ class DataSampler(Sampler):
         timesteps = self.schedule.timesteps(self.num_steps, begin)
         values = start.values * (timesteps[0] / begin)
         estimates: list[Estimate] = []
+        draw: FreshDraws | None = None
         for index, (timestep, next_timestep) in enumerate(pairwise(timesteps)):
             latest = Estimate(timestep, values - timestep * predict_at(predict, values, timestep))
             estimates = [latest, *estimates[: self.memory - 1]]
             values, deviation = self.step(values, estimates, next_timestep)
             if deviation:
-                values = values + deviation * frame_noise(values, start.frame_counts, generators)
+                draw = draw or self.draws(start.with_values(values), generators)
+                values = values + deviation * draw(timestep, next_timestep)
             if on_step is not None:
                 on_step(index, values)
         return start.with_values(values)

@@ -285,7 +285,12 @@ def _sample(
         return predict(values, timesteps, first=first)[:, : values.shape[1]]
 
     generators = [generator(first_seed + clip) for clip in range(len(start))]
+
+    def compare(values: Tensor, timesteps: Tensor, *, first: int = 0) -> Tensor:
+        return predict(values, timesteps, first=first).expand(2, *values.shape)
+
     more: dict[str, Any] = {"review": review} if sampler.reviews else {}
+    more |= {"compare": compare} if sampler.compares else {}
     made = sampler.sample(predict, _batch(start), generators=generators, begin=begin, on_step=on_step, **more)
     return made.values
 

@@ -11,6 +11,7 @@ from soundomni.core.interfaces import Codec, Dataset
 from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.spec import registry
 from soundomni.core.spec.schema import Slot, Spec
+from soundomni.core.writing.tasks import PROMPTED
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
 from soundomni.data.samples import SampleWriter
@@ -68,7 +69,9 @@ def encodable(spec: Spec, mixture: Mixture, *, of: str | None = None) -> dict[st
         if wanted not in used_modalities(mixture, name, first=first):
             continue
         found[name] = source.dataset
-        hearing = [task.name for task, weight in mixture.tasks[name] if weight > 0 and task.uses("features")]
+        prompted = any(template.audio == "features" for template in spec.of_model.prompt)
+        used = [task for task, weight in mixture.tasks[name] if weight > 0]
+        hearing = [task.name for task in used if task.uses("features") or (prompted and task.name in PROMPTED)]
         if hearing:
             needs = f"task '{hearing[0]}' of data.datasets.{name} hears clips, which needs audio"
             logger.warning("%s. Give that task a dataset of audio", needs)

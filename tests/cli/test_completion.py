@@ -17,7 +17,7 @@ from soundomni.core.spec import registry
 BASH = shutil.which("bash")
 
 CODE_SAMPLERS = {"maskgit", "maskgit-critic", "next-token", "speculative"}
-DIFFUSION_SAMPLERS = {"ddim", "dpmpp-2m", "dpmpp-2m-sde", "dpmpp-3m-sde", "pingpong"}
+DIFFUSION_SAMPLERS = {"ddim", "ddim-cfgpp", "dpmpp-2m", "dpmpp-2m-sde", "dpmpp-3m-sde", "pingpong"}
 SAMPLERS = {"dpmpp", "euler", "heun", "midpoint", "rk4", *CODE_SAMPLERS, *DIFFUSION_SAMPLERS}
 CASES = {
     "soundomni tr|": {"train"},

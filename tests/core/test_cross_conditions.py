@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from tiny_conditions import CONFORMER, batch_of, conditioned_model, conditioned_
 from tiny_models import MOT
 from torch import Tensor
 
-from soundomni import SoundOmni
+from soundomni import Audio, SoundOmni
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.attention.conditions import SeenConditions, join_conditions
 from soundomni.core.attention.cross import PaddedPlan, plan_cross
@@ -25,7 +26,8 @@ from soundomni.core.attention.rectangles import Rectangle
 from soundomni.core.errors import DataError, SpecError
 from soundomni.core.sequence import PackedBatch, Sample, in_sequence
 from soundomni.core.spec.load import load_spec
-from soundomni.core.spec.schema import ModelSpec, Slot
+from soundomni.core.spec.schema import Enters, ModalitySpec, ModelSpec, SegmentTemplate, Slot
+from soundomni.core.writing.tasks import build_tasks
 from soundomni.train.preflight import check_spec
 
 CPU = torch.device("cpu")
@@ -216,12 +218,71 @@ def test_a_backbone_that_takes_no_conditions_is_refused(change: dict[str, object
     assert "\n" not in str(raised.value)
 
 
-def test_only_encoders_of_texts_and_numbers_enter_in_other_ways() -> None:
-    spec = conditioned_spec()
-    mel = {"sample_rate": 1000, "n_fft": 64, "hop_length": 16, "num_mels": 8, "feature_dim": 16}
-    heard = replace(spec.used["letters"], encoder=Slot("log-mel", mel))
-    with pytest.raises(SpecError, match="model.modalities.letters.enters is 'cross', but its encoder hears audio"):
-        conditioned_model(replace(spec, modalities={**spec.modalities, "letters": heard}))
+MEL = {"sample_rate": 1000, "n_fft": 64, "hop_length": 16, "num_mels": 8, "feature_dim": 16, "num_layers": 2}
+
+
+def hearing_spec(enters: Enters = "cross", objective: str = "flow-matching", **changes: Any) -> ModelSpec:
+    """The spec with a clip that enters through a trained encoder of many tokens, besides a text and a number."""
+    spec = conditioned_spec(objective=objective)
+    heard = ModalitySpec(encoder=Slot("log-mel", MEL), connector=Slot("linear"), enters=enters)
+    prompt = [*spec.prompt, SegmentTemplate(audio="features", of="heard")]
+    return replace(spec, modalities={**spec.modalities, "heard": heard}, prompt=prompt, **changes)
+
+
+@pytest.mark.parametrize(("enters", "objective"), [("cross", "masked"), ("global", "flow-matching"), ("cross+global", "autoregressive")])
+def test_a_clip_is_a_condition_of_its_own_sample_only(enters: Enters, objective: str) -> None:
+    spec = hearing_spec(enters, objective)
+    model = conditioned_model(spec)
+    writer = sample_writer(model, spec)
+    samples = samples_of(writer, TEXTS)
+    heard = [sample.segments[2] for sample in samples]
+    assert [(one.modality, one.placed, one.num_samples) for one in heard] == [("heard", False, 60 + 37 * i) for i in range(3)]
+    assert all(np.array_equal(one.waveform, sample.segments[-1].waveform) for one, sample in zip(heard, samples, strict=True)), "the clip"
+    without = [replace(one, segments=(*one.segments[:2], one.segments[-1])) for one in samples]
+    together = outputs_of(model, [*samples, *without])
+    for packed, sample in zip(together, [*samples, *without], strict=True):
+        torch.testing.assert_close(packed, outputs_of(model, [sample])[0], rtol=1e-11, atol=1e-11)
+    assert all(not torch.allclose(seen, alone) for seen, alone in zip(together[:3], together[3:], strict=True))
+    for batch in (batch_of(samples), batch_of(without)):
+        model.zero_grad()
+        torch.stack([total for name, (total, _) in model(batch).items() if "/" not in name]).sum().backward()
+        assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_a_clip_is_left_out_by_name_with_others_or_in_one_of_two_ways() -> None:
+    spec = hearing_spec()
+    model = conditioned_model(spec)
+    for dropout in ({"modalities": {"heard": 1.0}}, {"together": {"heard+length": 1.0}}, {"features": 1.0}):
+        names = [segment.modality for segment in samples_of(sample_writer(model, spec, **dropout), ["rain"])[0].segments]
+        assert "heard" not in names and ("letters" in names) == ("features" not in dropout)
+    spec = hearing_spec("cross+global")
+    (sample,) = samples_of(sample_writer(conditioned_model(spec), spec, modalities={"heard": 1.0}), ["rain"])
+    assert [(one.modality, one.attended) for one in sample.segments] == [
+        *[("letters", True), ("length", True), ("heard", False), ("made", True)]
+    ]
+
+
+def test_a_clip_that_conditions_nothing_is_refused() -> None:
+    spec = hearing_spec()
+    writer = sample_writer(conditioned_model(spec), spec)
+    heard, wanted = SegmentTemplate(audio="features", of="heard"), SegmentTemplate(audio="target")
+    told, said = SegmentTemplate(text="{caption}"), SegmentTemplate(text="{caption}", loss=True)
+    tasks = build_tasks({"after": [told, wanted, heard], "say": [heard, said], "fine": [heard, wanted]})
+    writer.check(tasks["fine"])
+    for name in ("after", "say"):
+        with pytest.raises(SpecError, match=f"task '{name}': it hears 'heard', which only conditions clips that are made after it"):
+            writer.check(tasks[name])
+    with pytest.raises(SpecError, match="task 'describe' understands audio, but 'heard' only conditions what the model makes"):
+        writer.check(tasks["describe"])
+    with pytest.raises(SpecError, match="this model only generates, because 'heard' only conditions what the model makes"):
+        user_of(conditioned_model(spec, precise=False), spec).describe(Audio(np.zeros((1, 100), np.float32), 1000))
+
+
+def test_a_clip_that_conditions_is_not_added_as_well() -> None:
+    spec = hearing_spec()
+    made = replace(spec.used["made"], aligned=["heard"])
+    with pytest.raises(SpecError, match="model.modalities.made.aligned names 'heard', which enters as 'cross'; expected 'prefix'"):
+        conditioned_model(replace(spec, modalities={**spec.modalities, "made": made}))
 
 
 def test_a_conformer_without_conditions_runs_a_layout_without_them() -> None:
@@ -246,7 +307,7 @@ CROSSED = {
         ({"model.backbone": "mot"}, "backbone 'mot', for model.modalities.caption: .*'cross'.*use conformer"),
         ({"model.modalities.caption.enters": "crss"}, "model.modalities.caption.enters .*crss"),
         ({"model.modalities.latent.enters": "cross"}, "model.modalities.latent.enters is 'cross', but 'latent' has a codec"),
-        ({"model.modalities.caption.encoder": "log-mel"}, "enters is 'cross', but its encoder hears audio"),
+        ({"model.modalities.caption.encoder": "log-mel"}, "the model does not have 'caption' among what it reads"),
     ],
 )
 def test_specs_say_how_conditions_enter(change: dict[str, str], expected: str | None) -> None:

@@ -64,7 +64,7 @@ def test_batched_audio_equals_single(name: str, requests: list[AudioRequest]) ->
         assert not together.values[row, :, frames:].any() and together.lengths[row] == frames
 
 
-@pytest.mark.parametrize("sampler", ["dpmpp-2m", "dpmpp-2m-sde", "dpmpp-3m-sde", "ddim", "pingpong"])
+@pytest.mark.parametrize("sampler", ["dpmpp-2m", "dpmpp-2m-sde", "dpmpp-3m-sde", "ddim", "ddim-cfgpp", "pingpong"])
 @settings(max_examples=4, deadline=None)
 @given(requests=st.lists(audio_requests(), min_size=2, max_size=3))
 def test_batched_audio_equals_single_with_noise_of_its_own_and_projected_guidance(sampler: str, requests: list[AudioRequest]) -> None:
@@ -100,7 +100,9 @@ def test_batched_text_equals_single_and_greedy_decoding_of_the_whole_sequence(na
         assert ids == greedy(model, context, count)
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "midpoint", "rk4", "dpmpp", "dpmpp-2m", "dpmpp-3m-sde", "ddim", "pingpong"])
+@pytest.mark.parametrize(
+    "sampler", ["euler", "heun", "midpoint", "rk4", "dpmpp", "dpmpp-2m", "dpmpp-3m-sde", "ddim", "ddim-cfgpp", "pingpong"]
+)
 @settings(max_examples=5, deadline=None)
 @given(requests=st.lists(audio_requests(), min_size=1, max_size=3))
 def test_given_frames_come_back_exactly(sampler: str, requests: list[AudioRequest]) -> None:

@@ -1,5 +1,7 @@
 """What the samplers of diffusion models do besides the steps of their peers: noise of each clip's own, and its limits."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from diffusion_flows import generators, noise, solve, velocity
@@ -10,6 +12,7 @@ from soundomni.core.representation import Representation
 from soundomni.core.spec import registry
 from soundomni.core.spec.schema import Slot
 from soundomni.flow import DDIMSampler, DPMpp2MSampler, DPMpp2MSDESampler, DPMpp3MSDESampler, DPMppSampler, NoiseSchedule, PingPongSampler
+from soundomni.flow.brownian_noise import BrownianNoise
 
 ALL = [DPMpp2MSampler, DPMpp2MSDESampler, DPMpp3MSDESampler, DDIMSampler, PingPongSampler]
 EVEN = NoiseSchedule(spacing="even")
@@ -150,3 +153,75 @@ def test_a_spec_sets_the_schedule():
 def test_refuses_wrong_numbers(sampler, arguments, error):
     with pytest.raises(SpecError, match=error):
         sampler(**arguments)
+
+
+SDE = [DPMpp2MSDESampler, DPMpp3MSDESampler]
+
+
+@pytest.mark.parametrize("eta", [1.0, 0.4])
+@pytest.mark.parametrize("sampler", SDE)
+def test_a_brownian_path_is_the_same_for_any_number_of_steps(sampler, eta):
+    """With all data in one point, every step is exact, so that runs meet where their timesteps do; independent noise parts them."""
+    reached = {}
+    for kind in ("brownian", "independent"):
+        for steps in (4, 10, 31):
+            seen = reached[kind, steps] = []
+            chosen = sampler(num_steps=steps, schedule=LOW, eta=eta, noise=kind)
+            solve(chosen, noise(), to_point(noise(7)), on_step=lambda index, values, seen=seen: seen.append(values))
+    for place in (1, 2, 3):
+        few, more, many = (reached["brownian", steps][place * (steps - 1) // 3 - 1] for steps in (4, 10, 31))
+        torch.testing.assert_close(few, more, atol=1e-9, rtol=1e-9)
+        torch.testing.assert_close(few, many, atol=1e-9, rtol=1e-9)
+        assert not torch.allclose(reached["independent", 4][place - 1], reached["independent", 10][3 * place - 1], atol=1e-3)
+
+
+@pytest.mark.parametrize("sampler", SDE)
+def test_more_steps_of_one_path_converge(sampler):
+    schedule = NoiseSchedule(spacing="exponential", sigma_min=0.05, sigma_max=20.0)
+    made = [solve(sampler(num_steps=steps, schedule=schedule, noise="brownian"), noise(), to_gaussian) for steps in (10, 30, 90, 600)]
+    errors = [(one - made[-1]).abs().mean().item() for one in made[:-1]]
+    assert errors[0] > 1.5 * errors[1] > 2.25 * errors[2] and errors[2] < 0.05, errors
+
+
+def test_brownian_noise_is_normal_and_independent_between_steps():
+    like, schedule = torch.zeros(1, 20, 1000, dtype=torch.float64), NoiseSchedule(spacing="exponential")
+    path = BrownianNoise(like, [1000], [torch.Generator().manual_seed(3)], eta=1.0)
+    times = (1.0, *schedule.timesteps(12)[:-1])
+    steps = torch.stack([path.between(*pair).flatten() for pair in pairwise(times)])
+    torch.testing.assert_close(steps @ steps.T / steps.shape[1], torch.eye(len(steps), dtype=torch.float64), atol=0.04, rtol=0)
+    assert steps.mean(1).abs().max() < 0.03 and (steps**4).mean(1).sub(3).abs().max() < 0.3
+
+
+@pytest.mark.parametrize("sampler", SDE)
+def test_a_brownian_path_does_not_depend_on_padding_or_on_others(sampler):
+    chosen, start, frames = sampler(num_steps=5, noise="brownian"), torch.randn(3, 2, 6).double(), (6, 2, 5)
+    batch = Representation(start, torch.tensor(frames), Representation.of_latents(start).spec)
+    together = chosen.sample(velocity, batch, generators=[torch.Generator().manual_seed(clip) for clip in range(3)]).values
+    for clip, count in enumerate(frames):
+        alone = Representation.of_latents(start[clip : clip + 1, :, :count])
+        made = chosen.sample(velocity, alone, generators=[torch.Generator().manual_seed(clip)]).values
+        assert torch.equal(together[clip : clip + 1, :, :count], made)
+
+
+@pytest.mark.parametrize("sampler", SDE)
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"noise": "brownan"}, "noise is 'brownan'; expected independent or brownian. Did you mean 'brownian'?"),
+        ({"noise": "brownian", "eta": 5.0}, "eta is 5.0; expected at most 4 with brownian noise. Set noise to independent, or lower eta"),
+    ],
+)
+def test_noise_that_cannot_be_is_refused(sampler, given, expected):
+    with pytest.raises(SpecError, match=f"^{expected.replace('?', '[?]')}$"):
+        sampler(**given)
+
+
+def test_a_brownian_path_at_minus_infinity_and_again_elsewhere():
+    """Asking in another order, or again, gives the same path; it begins at 0."""
+    path, other = (BrownianNoise(noise(), [4, 4], generators(), eta=1.0) for _ in range(2))
+    far = other.between(0.4, 0.2)
+    first, second = path.between(1.0, 0.4), path.between(0.4, 0.2)
+    assert torch.equal(second, far) and torch.equal(other.between(1.0, 0.4), first)
+    taus = [((1 - t) / t) ** 2 for t in (0.4, 0.2)]
+    whole = (taus[0] ** 0.5 * first + (taus[1] - taus[0]) ** 0.5 * second) / taus[1] ** 0.5
+    torch.testing.assert_close(path.between(1.0, 0.2), whole, atol=1e-12, rtol=1e-12)

@@ -132,6 +132,41 @@ def test_a_timestep_per_frame_and_a_known_frame_stay_finite():
         torch.testing.assert_close(all_frames[..., 1:], one[..., 1:])
 
 
+@pytest.mark.parametrize("momentum", [-0.75, -0.2, 0.5])
+@pytest.mark.parametrize(("parallel", "threshold"), [(1.0, 0.0), (0.0, 2.5), (0.3, 1.0)])
+def test_momentum_is_a_sum_of_the_changes_so_far(momentum, parallel, threshold):
+    """Algorithm 1 of the paper, written out: after n steps, D_n + β·D_{n-1} + β²·D_{n-2} + … is what the norm and the projection limit."""
+    guidance = GuidanceSpec(scale=4.0, parallel=parallel, norm_threshold=threshold, momentum=momentum)
+    now, changes = {}, []
+    predict, again = (guided(lambda *_, **__: torch.stack(now["branches"]), guidance, valid=VALID) for _ in range(2))
+    for step, at in enumerate((0.9, 0.6, 0.4, 0.1)):
+        conditional, unconditional, values = drawn(3, *SHAPE, seed=step)
+        now["branches"] = conditional, unconditional
+        found = predict(values, times(at, at, at))
+        changes.append(at * (unconditional - conditional))
+        for clip, frames in enumerate(LENGTHS):
+            change = sum(momentum**age * one[clip, :, :frames] for age, one in enumerate(reversed(changes)))
+            clean = (values - at * conditional)[clip, :, :frames]
+            if threshold:
+                change = change * min(1.0, threshold / float(change.norm()))
+            along = (change * clean).sum() / clean.square().sum() * clean
+            wanted = clean + 3.0 * (change - along + parallel * along)
+            torch.testing.assert_close((values - at * found)[clip, :, :frames], wanted, atol=1e-9, rtol=1e-9)
+    assert not torch.allclose(again(values, times(at, at, at)), found), "another run begins without the changes of this one"
+
+
+def test_only_guided_steps_are_remembered():
+    guidance = GuidanceSpec(scale=4.0, momentum=-0.5, interval=(0.3, 0.7))
+    predict = guided(branches(CONDITIONAL, UNCONDITIONAL), guidance)
+    outside, inside, mixed = times(0.9, 0.9, 0.9), times(0.5, 0.5, 0.5), times(0.9, 0.5, 0.1)
+    first = steered(CONDITIONAL, UNCONDITIONAL, VALUES, inside, GuidanceSpec(scale=4.0))
+    assert torch.equal(predict(VALUES, outside), CONDITIONAL)
+    torch.testing.assert_close(predict(VALUES, mixed)[1], first[1])
+    found = predict(VALUES, inside)
+    torch.testing.assert_close(found[::2], first[::2])
+    assert not torch.allclose(found[1], first[1]), "only this clip had a guided step before"
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     scale=st.floats(-3, 15),
@@ -197,6 +232,8 @@ def test_guidance_of_stable_audio_tools(kind, objective, scale_phi):
         ("rescale", 1.5, "guidance.rescale is 1.5; expected a number from 0 to 1, with 0 for plain guidance"),
         ("parallel", -0.1, "guidance.parallel is -0.1; expected a number from 0 to 1, with 1 for plain guidance"),
         ("norm_threshold", math.inf, "guidance.norm_threshold is inf; expected a finite number from 0 up, with 0 for plain guidance"),
+        ("momentum", 1.0, "guidance.momentum is 1.0; expected a number above -1 and below 1, with 0 for plain guidance"),
+        ("momentum", math.nan, "guidance.momentum is nan; expected a number above -1 and below 1"),
         ("norm_threshold", math.nan, "guidance.norm_threshold is nan; expected a finite number from 0 up"),
     ],
 )
@@ -205,7 +242,9 @@ def test_refuses_wrong_values_by_their_keys(name, value, error):
         guided(branches(CONDITIONAL, UNCONDITIONAL), replace(GuidanceSpec(), **{name: value}))
 
 
-@pytest.mark.parametrize(("name", "value", "off"), [("rescale", 0.5, "0"), ("parallel", 0.0, "1"), ("norm_threshold", 2.0, "0")])
+@pytest.mark.parametrize(
+    ("name", "value", "off"), [("rescale", 0.5, "0"), ("parallel", 0.0, "1"), ("norm_threshold", 2.0, "0"), ("momentum", 0.5, "0")]
+)
 def test_logits_cannot_be_rescaled_or_projected(name, value, off):
     guidance = GuidanceSpec(scale=2.0, **{name: value})
     with pytest.raises(SpecError, match=f"guidance.{name} is {value}, but the objective predicts logits; expected {off}. It only applies"):

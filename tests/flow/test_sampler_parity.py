@@ -11,7 +11,10 @@ from diffusion_flows import Draws, denoiser, noise, solve, v_network, velocity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from soundomni.core.inference.guidance import compared
+from soundomni.core.spec.schema import GuidanceSpec
 from soundomni.flow import (
+    DDIMCFGppSampler,
     DDIMSampler,
     DPMpp2MSampler,
     DPMpp2MSDESampler,
@@ -21,6 +24,7 @@ from soundomni.flow import (
     NoiseSchedule,
     PingPongSampler,
 )
+from soundomni.flow.v_prediction import VPrediction
 
 NEAR = {"atol": 1e-9, "rtol": 1e-9}
 SIGMAS = [(0.3, 500.0, 1.0), (0.01, 100.0, 1.0), (0.03, 7.0, 2.5)]
@@ -121,6 +125,46 @@ def test_all_of_sample_k(tools):
     begin = fresh / (data + fresh)
     found = solve(DDIMSampler(num_steps=7), (1 - begin) * clip + begin * noise(), begin=begin)
     torch.testing.assert_close(found, expected, **NEAR)
+
+
+@pytest.mark.parametrize(("scale", "scale_phi"), [(1.0, 0.0), (0.6, 0.0), (6.0, 0.7)])
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.3, 0.8)])
+def test_cfgpp_with_a_network_of_stable_audio_tools(tools, interval, scale, scale_phi):
+    """A whole run from noise, and a variation, of their diffusion transformer, which gives its prediction without a prompt as well."""
+    from stable_audio_tools.models.dit import DiffusionTransformer
+
+    torch.manual_seed(0)
+    network = DiffusionTransformer(io_channels=3, embed_dim=64, cond_token_dim=8, depth=1, num_heads=1, diffusion_objective="v").eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    condition, objective = torch.randn(2, 6, 8), VPrediction()
+
+    def branches(values, timesteps, count, *, first=0):
+        per_frame = timesteps[:, None].expand(-1, values.shape[-1])
+        shown, at = objective.shown(values, per_frame), objective.shown_times(per_frame)[:, 0]
+        outputs = [network(shown, at, cross_attn_cond=prompt) for prompt in (condition, 0 * condition)[:count]]
+        return torch.stack([objective.predicted(output, values, per_frame) for output in outputs])
+
+    own = tuple(math.sin(level) / (math.sin(level) + math.cos(level)) for level in (math.asin(sigma) for sigma in interval))
+    compare = compared(branches, GuidanceSpec(scale=scale, rescale=scale_phi, interval=own), objective=objective)
+    asked = {"cross_attn_cond": condition, "cfg_scale": scale, "scale_phi": scale_phi, "cfg_interval": interval}
+    for high, clip in ((1.0, None), (0.6, noise(3))):
+        data, fresh = math.cos(math.pi / 2 * high), math.sin(math.pi / 2 * high)
+        begin = 1.0 if clip is None else fresh / (data + fresh)
+        start = noise() if clip is None else (1 - begin) * clip + begin * noise()
+        with torch.no_grad():
+            expected = tools.sample_k(network, noise(), clip, steps=7, sampler_type="v-ddim-cfgpp", sigma_max=high, device="cpu", **asked)
+            found = solve(DDIMCFGppSampler(num_steps=7), start, begin=begin, compare=compare)
+        torch.testing.assert_close(found, expected, **NEAR)
+        if scale == 1.0:
+            plain = solve(DDIMSampler(num_steps=7), start, lambda *given, **more: compare(*given, **more)[0], begin=begin)
+            torch.testing.assert_close(found, plain, **NEAR)
+
+
+def test_cfgpp_needs_both_predictions():
+    with pytest.raises(ValueError, match="compare is None; expected the guided prediction and the one that it steers away from"):
+        solve(DDIMCFGppSampler(), noise())
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 30])

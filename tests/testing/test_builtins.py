@@ -318,6 +318,10 @@ TestDPMpp2M = suite(testing.SamplerSuite, "DPMpp2M", "dpmpp-2m", num_steps=5)
 TestDPMpp2MLogSnr = suite(testing.SamplerSuite, "DPMpp2MLogSnr", "dpmpp-2m", num_steps=5, schedule={"spacing": "log-snr"})
 WIDE = {"spacing": "exponential", "sigma_min": 0.03, "sigma_max": 100.0, "rho": 1.5}
 TestDPMpp2MSDE = suite(testing.SamplerSuite, "DPMpp2MSDE", "dpmpp-2m-sde", num_steps=5, schedule=WIDE)
+TestDPMpp2MSDEBrownian = suite(testing.SamplerSuite, "DPMpp2MSDEBrownian", "dpmpp-2m-sde", num_steps=5, noise="brownian")
+TestDPMpp3MSDEBrownian = suite(
+    testing.SamplerSuite, "DPMpp3MSDEBrownian", "dpmpp-3m-sde", num_steps=4, noise="brownian", schedule={"spacing": "log-snr"}
+)
 TestDPMpp3MSDE = suite(testing.SamplerSuite, "DPMpp3MSDE", "dpmpp-3m-sde", num_steps=5)
 TestDPMpp3MSDEFromNoise = suite(
     testing.SamplerSuite, "DPMpp3MSDEFromNoise", "dpmpp-3m-sde", num_steps=5, eta=0.4, schedule={"spacing": "log-snr"}
@@ -325,6 +329,7 @@ TestDPMpp3MSDEFromNoise = suite(
 TestDPMpp3MWithoutNoise = suite(testing.SamplerSuite, "DPMpp3MWithoutNoise", "dpmpp-3m-sde", num_steps=5, eta=0.0)
 TestDDIM = suite(testing.SamplerSuite, "DDIM", "ddim", num_steps=4)
 TestDDIMWithNoise = suite(testing.SamplerSuite, "DDIMWithNoise", "ddim", num_steps=4, eta=1.0, schedule={"spacing": "even"})
+TestDDIMCFGpp = suite(testing.SamplerSuite, "DDIMCFGpp", "ddim-cfgpp", num_steps=4)
 TestPingPong = suite(testing.SamplerSuite, "PingPong", "pingpong", num_steps=3)
 TestMaskGIT = suite(testing.SamplerSuite, "MaskGIT", "maskgit", iterations=[3, 1])
 TestMaskGITRandom = suite(testing.SamplerSuite, "MaskGITRandom", "maskgit", iterations=[2], num_steps=3, order="random", greedy=False)

@@ -81,6 +81,10 @@ def _check_encoder(host: MadeModality, other: EncoderModality, key: str, advice:
     """Compare tokens of clips about as long as whole frames, and of long ones: an encoder has no rate, only a count for each length."""
     if other.encoder.spec.source != "waveform":
         raise SpecError(f"{key}, whose encoder reads a {other.encoder.spec.source}, so it has no frames. Put it into model.prompt")
+    if other.enters != "prefix":
+        raise SpecError(
+            f"{key}, which enters as '{other.enters}'; expected 'prefix' for clips that are added. Leave enters out, or aligned"
+        )
     spec, ratio = host.codec.spec, host.codec.spec.downsampling_ratio
     seconds = min(CHECKED_SECONDS, other.encoder.spec.max_seconds or CHECKED_SECONDS)
     longest = int(seconds * spec.sample_rate)

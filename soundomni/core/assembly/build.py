@@ -117,10 +117,6 @@ def _take_conditions(backbone: Backbone, slot: Slot, modalities: Sequence[Modali
     others = {one.name: one for one in modalities if isinstance(one, EncoderModality) and one.enters != "prefix"}
     if not backbone.takes_text:
         _check_without_text(slot, modalities)
-    for name, one in others.items():
-        if one.encoder.spec.source == "waveform":
-            key = f"model.modalities.{name}"
-            raise SpecError(f"{key}.enters is '{one.enters}', but its encoder hears audio; expected an encoder of texts or numbers")
     if others:
         try:
             ways = {way: [name for name, one in others.items() if one.enters_as(way)] for way in ("cross", "global")}

@@ -115,7 +115,7 @@ def share(modality: Modality, owner: Modality, *, parts: Sequence[str] = ("codec
 
 
 class EncoderModality(Modality):
-    """Clips that are heard: an encoder turns them into features.
+    """Clips that are heard, or clips, texts and numbers that condition what is made: an encoder turns them into features.
 
     Args:
         name, connector: as in Modality.

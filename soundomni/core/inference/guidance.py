@@ -18,7 +18,7 @@ from torch import Tensor
 
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.inference.one_level import all_levels, takes_level
-from soundomni.core.inference.projected_guidance import projected, projects
+from soundomni.core.inference.projected_guidance import Momentum, projected, projects
 from soundomni.core.interfaces import First, LevelPredict, Objective, Predict, Prediction
 from soundomni.core.spec.schema import GuidanceSpec
 
@@ -54,34 +54,72 @@ def guided(
 
     Returns:
         (values `[B, D, T]`, timesteps `[B]`, or `[B, T]` for a timestep per frame) → `[B, D, T]`. No clip's result depends on another.
-        It can be asked for one level if the branches can, and if there is no norm, which is that of all levels.
+        It can be asked for one level if the branches can, and if there is no norm, which is that of all levels. With momentum, it
+        remembers the steps before, so it serves one run of a sampler.
 
     Raises:
         SpecError: a value of the guidance is out of its range, or does not fit what the objective predicts.
     """
+    both = _pair(predict_branches, guidance, valid=valid, objective=objective)
+
+    def predict(values: Tensor, timesteps: Tensor, *, first: First = 0, level: int | None = None) -> Tensor:
+        return both(values, timesteps, first=first, level=level)[0]
+
+    has_norm = guidance.scale != 1.0 and (guidance.renormalize != "none" or guidance.rescale > 0.0 or projects(guidance))
+    return predict if takes_level(predict_branches) and not has_norm else all_levels(predict)
+
+
+def compared(
+    predict_branches: PredictBranches, guidance: GuidanceSpec, *, valid: Tensor | None = None, objective: Objective | None = None
+) -> Predict:
+    """Wrap the branches into one function that returns the guided prediction and the one that it steers away from, `[2, B, D, T]`.
+
+    Clips without guidance have the conditional prediction as both. Arguments and errors are those of `guided`.
+    """
+    both = _pair(predict_branches, guidance, valid=valid, objective=objective)
+
+    def predict(values: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
+        return torch.stack(both(values, timesteps, first=first))
+
+    return predict
+
+
+class _Pair(Protocol):
+    """The guided prediction and the one that it steers away from."""
+
+    def __call__(self, values: Tensor, timesteps: Tensor, *, first: First = 0, level: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return both, `[B, D, T]`."""
+        ...
+
+
+def _pair(predict_branches: PredictBranches, guidance: GuidanceSpec, *, valid: Tensor | None, objective: Objective | None) -> _Pair:
     check_guidance(guidance, predicts="velocity" if objective is None else objective.predicts)
     low, high = guidance.interval
     everywhere = low <= 0.0 and high >= 1.0
+    momentum = Momentum(guidance.momentum) if guidance.momentum else None
 
-    def predict(values: Tensor, timesteps: Tensor, *, first: First = 0, level: int | None = None) -> Tensor:
-        within = None if everywhere else (timesteps >= low) & (timesteps <= high)
+    def both(values: Tensor, timesteps: Tensor, *, first: First = 0, level: int | None = None) -> tuple[Tensor, Tensor]:
+        within = None if everywhere else ((timesteps >= low) & (timesteps <= high)).reshape(len(values), 1, -1)
         branches = predict_branches if level is None else partial(predict_branches, level=level)
         if guidance.scale == 1.0 or not (within is None or bool(within.any())):
-            return branches(values, timesteps, 1, first=first)[0]
+            (only,) = branches(values, timesteps, 1, first=first)
+            return only, only
         conditional, unconditional = branches(values, timesteps, 2, first=first)
         counted = None if valid is None else valid[:, first:]
         if projects(guidance):
-            steered = projected(conditional, unconditional, values, timesteps, guidance, valid=counted)
+            limited = partial(projected, valid=counted, momentum=momentum, within=within)
+            steered = limited(conditional, unconditional, values, timesteps, guidance)
         else:
             steered = unconditional + guidance.scale * (conditional - unconditional)
         if guidance.rescale:
             steered = _rescaled(conditional, steered, values, timesteps, guidance.rescale, objective, first=first)
         if guidance.renormalize != "none":
             steered = steered * _shrink(conditional, steered, guidance, counted)
-        return steered if within is None else torch.where(within.reshape(len(values), 1, -1), steered, conditional)
+        if within is None:
+            return steered, unconditional
+        return torch.where(within, steered, conditional), torch.where(within, unconditional, conditional)
 
-    has_norm = guidance.scale != 1.0 and (guidance.renormalize != "none" or guidance.rescale > 0.0 or projects(guidance))
-    return predict if takes_level(predict_branches) and not has_norm else all_levels(predict)
+    return both
 
 
 def without_norms(guidance: GuidanceSpec) -> GuidanceSpec:
@@ -139,10 +177,11 @@ def check_guidance(guidance: GuidanceSpec, *, predicts: Prediction = "velocity")
         raise SpecError(f"guidance.renormalize is '{guidance.renormalize}'; expected none, global or channel.{near}")
     if not 0.0 <= guidance.renormalize_min <= 1.0:
         raise SpecError(f"guidance.renormalize_min is {guidance.renormalize_min}; expected a number from 0 to 1")
-    for name, off in (("rescale", 0.0), ("parallel", 1.0), ("norm_threshold", 0.0)):
-        value, most = getattr(guidance, name), math.inf if name == "norm_threshold" else 1.0
-        if not (0.0 <= value <= most and math.isfinite(value)):
-            expected = "a finite number from 0 up" if most == math.inf else "a number from 0 to 1"
+    allowed = {"norm_threshold": "a finite number from 0 up", "momentum": "a number above -1 and below 1"}
+    for name, off in (("rescale", 0.0), ("parallel", 1.0), ("norm_threshold", 0.0), ("momentum", 0.0)):
+        value, expected = getattr(guidance, name), allowed.get(name, "a number from 0 to 1")
+        fits = -1.0 < value < 1.0 if name == "momentum" else 0.0 <= value <= (math.inf if name == "norm_threshold" else 1.0)
+        if not (fits and math.isfinite(value)):
             raise SpecError(f"guidance.{name} is {value}; expected {expected}, with {off:g} for plain guidance")
         if value != off and predicts != "velocity":
             what = "logits" if predicts == "logits" else "the next token"

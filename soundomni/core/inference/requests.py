@@ -69,7 +69,8 @@ class RequestBuilder:
             seed: seed of the noise.
             kept: the parts of a clip to keep, or None to make all of it.
             varied: the clip to start from, or None to start from noise.
-            given: name of a modality → a clip of it, see `GivenClips`. What steers away is written without these clips.
+            given: name of a modality → a clip of it, see `GivenClips`. What steers away is written without these clips, except for
+                what stays of conditions that are left out.
 
         Raises:
             SpecError: the seed is out of its range, the kept spans do not hold a whole frame, the model cannot make the rest around
@@ -83,10 +84,12 @@ class RequestBuilder:
         slot = self._contexts.slot(self._samples_made, of=self._modality.name)
         self._modality.check_frames(slot.num_frames)
         seconds = self.num_samples / self._modality.sample_rate
-        context = self._contexts.prompt(prompt, slot, seconds=seconds, clips=self._given.in_prompt(given))
-        negative = self._contexts.without_prompt(slot, text=prompt, seconds=seconds)
+        clips = self._given.in_prompt(given)
+        context = self._contexts.prompt(prompt, slot, seconds=seconds, clips=clips)
+        negative = self._contexts.without_prompt(slot, text=prompt, seconds=seconds, clips=clips)
         if self._negative_prompt:
-            negative = self._contexts.prompt(self._negative_prompt, slot, seconds=seconds, name="negative prompt")
+            staying = tuple(segment for segment in negative if segment.modality in clips)
+            negative = self._contexts.prompt(self._negative_prompt, slot, seconds=seconds, name="negative prompt") + staying
         lower = self._given.lower_levels(given, slot)
         slot = self._given.with_aligned(slot, given)
         request = AudioRequest(context=context, negative=negative, slot=slot, seed=seed, lower=lower)

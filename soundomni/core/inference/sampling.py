@@ -24,9 +24,9 @@ from soundomni.core.attention.kv_cache import KVCache
 from soundomni.core.inference.audio_request import AudioRequest, given_frames, sampler_seed
 from soundomni.core.inference.bounded_change import Bound, bounded
 from soundomni.core.inference.contexts import make_cache
-from soundomni.core.inference.guidance import PredictBranches, guided, without_norms
+from soundomni.core.inference.guidance import PredictBranches, compared, guided, without_norms
 from soundomni.core.inference.next_token import sample_tokens
-from soundomni.core.interfaces import First, Sampler
+from soundomni.core.interfaces import First, Objective, Predict, Sampler
 from soundomni.core.representation import Representation, length_mask
 from soundomni.core.sequence import Segment, SegmentTable, next_position
 from soundomni.core.spec.schema import GuidanceSpec
@@ -125,6 +125,9 @@ def sample_audio(
     predict = target.hold(guided(_asking(slots), guidance, valid=made, objective=modality.objective))
     predict = bounded(predict, modality.objective, [_bound(request) for request in requests], made=made)
     more: dict[str, Any] = {}
+    if sampler.compares:
+        compare = target.hold(compared(_asking(slots), guidance, valid=made, objective=modality.objective))
+        more["compare"] = _bounded_first(compare, modality.objective, [_bound(request) for request in requests], made=made)
     if sampler.reviews:  # scores only rank cells, so how large they are needs no correction
         judges = slots if model.critic is None else _branches(model.critic, requests, guidance, None)
         more["review"] = target.hold(guided(_asking(judges, review=True), without_norms(guidance)))
@@ -174,6 +177,17 @@ def _varied(modality: MadeModality, requests: Sequence[AudioRequest], start: Rep
             clip, frames = request.varied[None].to(mixed), request.num_frames
             mixed[i : i + 1, :, :frames] = modality.objective.noised(clip, start.values[i : i + 1, :, :frames], begin)
     return start.with_values(mixed)
+
+
+def _bounded_first(compare: Predict, objective: Objective, bounds: Sequence[Bound | None], *, made: Tensor) -> Predict:
+    """Return what `compare` does, `[2, B, P, T]`, with the first prediction within the bound of each clip."""
+
+    def both(values: Tensor, timesteps: Tensor, *, first: First = 0) -> Tensor:
+        steered, other = compare(values, timesteps, first=first)
+        within = bounded(lambda *_, **__: steered, objective, bounds, made=made)
+        return torch.stack([within(values, timesteps, first=first), other])
+
+    return both
 
 
 def _bound(request: AudioRequest) -> Bound | None:

@@ -25,7 +25,7 @@ class Made:
         ends: whether a clip ends by itself, so that a length is the most that it may have.
         guidance_scale: scale of its guidance.
         aligned: modalities of which a clip can be given, to be added to the one that is made.
-        in_prompt: modalities of which a clip can be given, to come before the one that is made.
+        in_prompt: modalities of which a clip can be given, to come before the one that is made or to condition it.
         levels: levels of its codes that are made, (first, end); those below `first` have to be given.
     """
 
@@ -54,7 +54,8 @@ class Made:
 
 @dataclass(frozen=True, kw_only=True)
 class Heard:
-    """A modality that a model hears through an encoder: its name, the encoder's rate in Hz, and the longest clip or None."""
+    """A modality that a model hears through an encoder, to describe clips: its name, the encoder's rate in Hz, and the longest clip or
+    None."""
 
     name: str
     sample_rate: int

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from soundomni.core.assembly.modality import EncoderModality, MadeModality
+from soundomni.core.assembly.modality import MadeModality
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.interfaces import DraftedSampler, LevelsConnector, Sampler
@@ -62,8 +62,9 @@ def check_draft(model: Ready, draft: Ready, sampler: Sampler, *, of: str) -> Non
 
 
 def _texts(model: UnifiedModel) -> str:
-    """Return which encoders read texts, and how these enter: words for an error, equal for models that read them in the same way."""
-    readers = [one for one in model.each() if isinstance(one, EncoderModality) and one.encoder.spec.source != "waveform"]
+    """Return which encoders read texts and other conditions, and how these enter: words for an error, equal for models that read them in
+    the same way."""
+    readers = [one for one in model.all_encoders if one not in model.all_heard]
     return ", ".join(f"by '{one.name}' ({type(one.encoder).__name__}, {one.enters})" for one in sorted(readers, key=lambda one: one.name))
 
 

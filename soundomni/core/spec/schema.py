@@ -82,6 +82,8 @@ class GuidanceSpec:
         parallel: how much to keep of the part of guidance that is parallel to the conditional estimate of the clean data (APG, Sadat
             et al. 2024): 1 for plain guidance, 0 for only the orthogonal part. For velocities only.
         norm_threshold: largest norm of that change over a whole clip before it is scaled; 0 for no limit. For velocities only.
+        momentum: how much of the changes of earlier steps to add to that change before it is limited (APG); below 0, it pushes away from
+            where they went. 0 for none. For velocities only.
     """
 
     scale: float = switched_off("it to 1", 1.0)
@@ -91,6 +93,7 @@ class GuidanceSpec:
     rescale: float = switched_off("it to 0", 0.0)
     parallel: float = switched_off("it to 1", 1.0)
     norm_threshold: float = switched_off("it to 0", 0.0)
+    momentum: float = switched_off("it to 0", 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +146,7 @@ class ModalitySpec:
             "half" way between, or "none". Codes are never normalized.
         positions: position rule of its tokens: "advance" counts them, "shared" gives all one position.
         attend: attention among the tokens of a clip that is heard.
-        enters: how texts and numbers that an encoder reads reach the clip that is made after them: as tokens before it in the sequence
+        enters: how what an encoder reads or hears reaches the clip that is made after it: as tokens before it in the sequence
             ("prefix"), as tokens that the clip's tokens attend to in every layer ("cross"), or as the mean of these tokens, which scales
             and shifts the norms of every layer ("global"). With "cross+global", the mean stays when the condition is left out, in
             training and for guidance.
@@ -231,6 +234,12 @@ class ModelSpec:
     def all_heard(self) -> dict[str, ModalitySpec]:
         """The modalities that the model hears through an encoder, by name."""
         return {name: modality for name, modality in self.used.items() if modality.encoder is not None}
+
+    @property
+    def takes_clips(self) -> tuple[str, ...]:
+        """Names of the modalities of which a clip can be given, in the prompt or added to the one that is made."""
+        in_prompt = [template.of for template in self.prompt if template.audio is not None and template.of is not None]
+        return tuple(dict.fromkeys([*(name for one in self.all_made.values() for name in one.aligned), *in_prompt]))
 
     @property
     def takes_text(self) -> bool:

@@ -214,7 +214,7 @@ def check_modalities(model: ModelSpec) -> None:
             has, lacks = ("an objective", "sampler") if one.sampler is None else ("a sampler", "objective")
             raise SpecError(f"{key} has {has} but no {lacks}; expected both, to make it, or neither. Set {key}.{lacks}")
         if one.enters != "prefix" and one.encoder is None:
-            raise SpecError(f"{key}.enters is '{one.enters}', but '{name}' has a codec; expected an encoder of texts or numbers")
+            raise SpecError(f"{key}.enters is '{one.enters}', but '{name}' has a codec; expected an encoder")
         if "." in name or not name.isidentifier() or name in ("text", "backbone", "critic"):
             raise SpecError(f"the modality '{name}' has a name that is not possible; expected a word such as {LATENT} or codes")
         _check_aligned(name, one, model)

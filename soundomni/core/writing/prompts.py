@@ -82,15 +82,16 @@ class PromptWriter:
         self._check_prompt(context, slot, name)
         return context
 
-    def without_prompt(self, slot: Segment, *, text: str = "", seconds: float | None = None) -> Context:
+    def without_prompt(
+        self, slot: Segment, *, text: str = "", seconds: float | None = None, clips: Mapping[str, Segment] | None = None
+    ) -> Context:
         """Write what guidance compares a prompt with: only the conditions that stay, which clips do not attend to.
 
         The arguments are those of `prompt`.
         """
         texts = {"caption": text, **length_texts(self._seconds(slot, seconds))}
-        written = (template for template in self._writer.prompt if self._is_written(template, text))
-        staying = (template for template in written if template.of is not None and self._writer.reads(template.of).stays)
-        return tuple(replace(self._writer.segment(template, texts=texts), attended=False) for template in staying)
+        written = self._prompt(texts, clips or {})
+        return tuple(replace(segment, attended=False) for segment in written if self._writer.stays(segment))
 
     def _is_written(self, template: SegmentTemplate, text: str) -> bool:
         """Return whether any template has a text that is not left out."""

@@ -134,11 +134,14 @@ class SegmentWriter:
         self.prompt = tuple(prompt)
 
     def heard(self, of: str | None = None) -> HeardModality:
-        """Return the modality of this name that hears clips; None stands for the first one. Raise SpecError if there is none."""
+        """Return the modality of this name that hears clips; None stands for the first one in the sequence. Raise SpecError if there is
+        none."""
         heard = self._with_encoder(is_heard=True)
-        if not heard:
-            raise SpecError("this model only generates: its spec has no encoder. To describe clips, use a model that has one")
-        return _chosen(heard, of, "hears")
+        if self.hears_nothing is not None and (of is None or not heard):
+            raise SpecError(
+                f"this model only generates, because {self.hears_nothing}. To describe clips, use a model that hears them in its sequence"
+            )
+        return _chosen({name: one for name, one in heard.items() if one.placed} if of is None else heard, of, "hears")
 
     def reads(self, of: str) -> HeardModality:
         """Return the modality of this name whose encoder reads texts or numbers. Raise SpecError if there is none."""
@@ -162,9 +165,17 @@ class SegmentWriter:
         return {name: one for name, one in self.modalities.items() if isinstance(one, CodecModality)}
 
     @property
-    def hears(self) -> bool:
-        """Whether the model hears clips through an encoder."""
-        return bool(self._with_encoder(is_heard=True))
+    def hears_nothing(self) -> str | None:
+        """Why the model cannot describe clips: it hears none in its sequence. None if it does."""
+        heard = self._with_encoder(is_heard=True)
+        if not heard:
+            return "the model has no encoder"
+        return None if any(one.placed for one in heard.values()) else f"'{next(iter(heard))}' only conditions what the model makes"
+
+    def stays(self, segment: Segment) -> bool:
+        """Return whether a condition that is left out still reaches clips in one of its two ways."""
+        modality = self.modalities.get(segment.modality)
+        return isinstance(modality, HeardModality) and modality.stays
 
     def of(self, template: SegmentTemplate) -> HeardModality | CodecModality:
         """Return the modality of an audio segment. Raise SpecError if the model does not have it."""
@@ -209,34 +220,15 @@ class SegmentWriter:
         return text_segment(self.tokenizer.encode(text), bos=self.tokenizer.bos, eos=self.tokenizer.eos, loss=loss)
 
     def features(self, num_samples: int, *, of: str | None = None) -> Segment:
-        """Write a clip to understand, of S samples at the encoder's rate."""
-        heard = self.heard(of)
-        return audio_segment(
-            role=Role.FEATURES,
-            attend=heard.attend,
-            num_frames=heard.num_tokens(num_samples),
-            num_samples=num_samples,
-            boundary_ids=self._boundary_ids,
-            positions=heard.positions,
-            of=heard.name,
-        )
+        """Write a clip to understand, or one that conditions what is made, of S samples at the encoder's rate."""
+        return self._encoded(self.heard(of), num_samples)
 
     def condition(self, text: str, *, of: str) -> Segment:
         """Write a text, or a number as text, that the encoder of a modality reads. Raise DataError if it cannot."""
         modality = self.reads(of)
         assert modality.read is not None, "its encoder reads text"
         values = modality.read(text)
-        if not modality.placed:
-            return unplaced_segment(of=modality.name, num_tokens=modality.num_tokens(values.shape[1]), values=values)
-        return audio_segment(
-            role=Role.FEATURES,
-            attend=modality.attend,
-            num_frames=modality.num_tokens(values.shape[1]),
-            num_samples=values.shape[1],
-            boundary_ids=self._boundary_ids,
-            positions=modality.positions,
-            of=modality.name,
-        ).with_waveform(values)
+        return self._encoded(modality, values.shape[1]).with_waveform(values)
 
     def target(self, num_samples: int, *, of: str | None = None, made: tuple[int, int] | None = None) -> Segment:
         """Write a clip to make, of S samples at the codec's rate; of its T frames, those outside `made`, (first, end),
@@ -275,6 +267,21 @@ class SegmentWriter:
             counts = f"{segment.num_frames} tokens of '{of}' cannot be added to {to.num_frames} of '{to.modality}'"
             raise ValueError(f"{counts}; expected as many")
         return segment
+
+    def _encoded(self, modality: HeardModality, num_samples: int) -> Segment:
+        """Write what an encoder makes of S samples, which are attached later."""
+        num_tokens = modality.num_tokens(num_samples)
+        if not modality.placed:
+            return unplaced_segment(of=modality.name, num_tokens=num_tokens, num_samples=num_samples)
+        return audio_segment(
+            role=Role.FEATURES,
+            attend=modality.attend,
+            num_frames=num_tokens,
+            num_samples=num_samples,
+            boundary_ids=self._boundary_ids,
+            positions=modality.positions,
+            of=modality.name,
+        )
 
     @property
     def _boundary_ids(self) -> tuple[int, int] | tuple[()]:
