@@ -43,7 +43,7 @@ def _block_powers(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
     square = (_weighted(waveform, sample_rate) ** 2).sum(axis=0)
     size = max(1, round(_BLOCK * sample_rate))
     if len(square) <= size:
-        return square.mean(keepdims=True)
+        return np.array([square.mean()])
     step = max(1, size // _STEPS)
     starts = np.arange(0, len(square) - size + 1, step)
     total = np.concatenate([[0.0], np.cumsum(square)])
@@ -73,7 +73,9 @@ def _response(length: int, sample_rate: int) -> np.ndarray:
     frequency, quality = _HIGH_PASS
     k = _warped(frequency, sample_rate)
     below = 1.0 + k / quality + k * k
-    cut = (np.array([1.0, -2.0, 1.0]) @ powers) / (np.array([1.0, 2.0 * (k * k - 1.0) / below, (1.0 - k / quality + k * k) / below]) @ powers)
+    cut = (np.array([1.0, -2.0, 1.0]) @ powers) / (
+        np.array([1.0, 2.0 * (k * k - 1.0) / below, (1.0 - k / quality + k * k) / below]) @ powers
+    )
     response: np.ndarray = shelf * cut
     return response
 

@@ -202,7 +202,7 @@ def _clips(spec: Spec) -> Iterator[str]:
         )
         return
     yield (
-        f"the datasets in data.datasets have different clips ({', '.join(own)}), so the model takes the clips that it is given as they are. "
+        f"the datasets in data.datasets have different clips ({', '.join(own)}), so the model does not prepare those that it is given. "
         "Make them equal, or set model.clips"
     )
 

@@ -26,7 +26,7 @@ def check_clips(clips: ClipSpec | None, key: str) -> None:
     for name, expected, holds in _RANGES:
         value = getattr(clips, name)
         if value is not None and not holds(value):
-            raise SpecError(f"{key}.{name} is {value}; expected {expected}, or null")
+            raise SpecError(f"{key}.{name} is {value:g}; expected {expected}, or null")
     if clips.peak is not None and clips.loudness is not None:
         raise SpecError(f"{key} has both peak and loudness; expected one of them, because each sets the level. Set the other to null")
     if clips.seconds is None and (clips.cut != "start" or clips.trim is not None):
@@ -54,6 +54,11 @@ def dataset_clips(spec: Spec) -> dict[str, ClipSpec | None]:
     """Return how each dataset of a spec prepares its clips, by name; None for clips as they are."""
     entries = spec.data.datasets.items() if spec.data is not None else ()
     return {name: used(entry.clips) for name, entry in entries if entry is not None}
+
+
+def announced(clips: ClipSpec) -> str:
+    """Return the line that says how clips that a model is given are prepared."""
+    return f"clips are prepared as in training: {in_words(clips)} (model.clips)"
 
 
 def in_words(clips: ClipSpec) -> str:

@@ -67,11 +67,11 @@ def known_part(num_samples: int, sample_rate: int, clips: ClipSpec, *, draw: flo
 def find_part(waveform: np.ndarray, sample_rate: int, clips: ClipSpec, *, draw: float = 0.0) -> Part:
     """Return the part that is used of a clip `[C, S]`. Arguments are those of `prepare`."""
     total = waveform.shape[1]
-    loud = np.abs(waveform).max(axis=0)
-    peak = float(loud.max())
     known = known_part(total, sample_rate, clips, draw=draw)
     if known is not None:
         return known
+    loud = np.abs(waveform).max(axis=0)
+    peak = float(loud.max())
     if peak < SILENT_PEAK:
         return _plain_part(total, sample_rate, clips, draw)
     wanted = prepared_length(total, sample_rate, clips)
