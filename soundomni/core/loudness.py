@@ -21,8 +21,7 @@ _TAIL = 0.5
 def loudness(waveform: np.ndarray, sample_rate: int) -> float:
     """Return the integrated loudness of float32 `[C, S]` in LUFS; minus infinity for silence.
 
-    All channels count equally, which the standard says of mono, stereo and the front of surround sound. A clip shorter than a block
-    is one block.
+    All channels count equally, as the standard has it for mono and stereo. A clip shorter than a block is one block.
     """
     power = _block_powers(waveform, sample_rate)
     loud = power[_decibels(power) > _ABSOLUTE_GATE]

@@ -1,4 +1,4 @@
-"""A model prepares the clips that it hears, keeps and varies as its training did, keeps that with its weights, and says so nowhere twice."""
+"""A model prepares the clips that it hears, keeps and varies as its training did, and its directory says how."""
 
 from dataclasses import replace
 from pathlib import Path

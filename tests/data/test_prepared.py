@@ -1,4 +1,4 @@
-"""Prepared clips in training: the same bytes on any number of ranks and after a run resumes, known lengths, and rare captions drawn more often.
+"""Prepared clips in training: the same bytes on any number of ranks and after a run resumes, known lengths, and balance.
 
 Shape letters: C audio channels, S samples.
 """

@@ -1,4 +1,4 @@
-"""How clips are prepared: the checks of its options, what a model keeps of them, and how they are said in words.
+"""Options that prepare clips: their checks, which of them a model keeps, and their description in words.
 
 No torch here: a spec is checked before anything heavy is imported.
 """
