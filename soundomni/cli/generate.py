@@ -555,7 +555,7 @@ def read_grid(path: Path, defaults: Request) -> list[Request]:
         for value in values:
             expected, right = types[key]
             fits = isinstance(value, right) and not isinstance(value, bool)
-            if not fits and not (value is None and key in ("seconds", "steps", "guidance", "negative")):
+            if not fits and not (value is None and (key not in tree or key in ("steps", "guidance", "negative"))):
                 raise SpecError(f"the grid '{path}': {key} is {value!r}; expected {expected}")
     count = math.prod(map(len, columns.values()))
     if count > MOST_CLIPS:
