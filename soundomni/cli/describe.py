@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from soundomni.cli.audio_files import Failures, usable
 from soundomni.cli.folders import expanded
-from soundomni.cli.model_options import add_adapter, add_device, add_model, choose_device, load_model
+from soundomni.cli.model_options import add_adapter, add_device, add_model, choose_device, load_model, say_clips
 
 if TYPE_CHECKING:
     from soundomni.core.pretrained.omni import SoundOmni
@@ -67,6 +67,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     heard = []
     if files:
         model = load_model(args, overrides, device=device)
+        say_clips(model)
         heard = [{"file": str(file), "text": text} for file, text in _hear(model, files, failures, args)]
     lines = [one["text"] if len(args.files) == 1 else f"{' '.join(one['file'].splitlines())}: {one['text']}" for one in heard]
     emit(args, failures.reported({"question": args.question, "heard": heard}), text="\n".join(lines) if lines else None)

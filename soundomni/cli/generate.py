@@ -26,6 +26,7 @@ from soundomni.cli.model_options import (
     choose_device,
     load_draft,
     load_model_or_chain,
+    say_clips,
 )
 from soundomni.core.limits import DEFAULT_STRENGTH
 
@@ -47,14 +48,14 @@ MOST_CLIPS = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One requested clip; None leaves the choice to the model's spec.
+    """One requested clip; None leaves the choice to the model's spec. Its `seconds` are decided once the model is loaded.
 
     `spans`, in seconds, of the file `keep` are kept; the file `vary` is varied with `strength`. `given` holds pairs of a modality
     and a file, a clip that the model takes besides the prompt.
     """
 
     prompt: str
-    seconds: float
+    seconds: float | None
     seed: int
     steps: int | None = None
     guidance: float | None = None
@@ -85,7 +86,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--seconds",
         type=float,
         help="length of each clip in seconds, or the longest length if the model decides when clips end "
-        "(default: that of the --vary or --given file, or 1)",
+        "(default: that of the training clips if all had the same, otherwise that of the --vary or --given file, or 1)",
     )
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
@@ -191,6 +192,9 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     with naming_rank():  # another process may have another disk, or no GPU
         device = own_device(choose_device(args))
         model = load_model_or_chain(args, overrides, device=device)
+    requests = _with_lengths(requests, args, model)
+    if args.keep is not None or args.vary is not None:
+        say_clips(model)
     check_modality(model, args.of)
     check_model_format(args.format, model, of=args.of)
     _check_prompts(requests, model)
@@ -352,6 +356,7 @@ def generate_files(
     with Progress("making clips", total=len(requests)) as progress:
         for group in _groups(requests, batch):
             first = group[0]
+            assert first.seconds is not None, "decided once the model is there"
             kept = Kept(Audio(*read_audio(first.keep)), first.spans) if first.keep else None
             varied = Audio(*read_audio(first.vary)) if first.vary else None
             given = {name: Audio(*read_audio(file)) for name, file in first.given}
@@ -424,7 +429,7 @@ def _groups(requests: list[Request], batch: int) -> Iterator[Sequence[Request]]:
 def _from_options(args: argparse.Namespace, prompt: str) -> Request:
     return Request(
         prompt=prompt,
-        seconds=_seconds(args),
+        seconds=None if args.seconds is None else float(args.seconds),
         seed=args.seed,
         steps=args.steps,
         guidance=args.guidance,
@@ -481,13 +486,20 @@ def _keeping(requests: list[Request], args: argparse.Namespace) -> list[Request]
         return requests
     samples, rate, _ = audio_info(args.keep)
     spans = tuple(args.span or [(0.0, samples / rate)])
-    shortest = min(request.seconds for request in requests)
-    if not args.span and samples / rate > shortest:
+    _check_kept_whole(requests, args, samples / rate)
+    return [replace(request, keep=args.keep, spans=spans) for request in requests]
+
+
+def _check_kept_whole(requests: list[Request], args: argparse.Namespace, seconds: float) -> None:
+    """Raise SpecError if a file of this length is kept whole, and a clip whose length is decided is shorter."""
+    from soundomni.core.errors import SpecError
+
+    shortest = min((request.seconds for request in requests if request.seconds is not None), default=seconds)
+    if not args.span and seconds > shortest:
         raise SpecError(
-            f"'{args.keep}' lasts {samples / rate:g} s and would be kept whole, but the clip to make lasts {shortest:g} s. "
+            f"'{args.keep}' lasts {seconds:g} s and would be kept whole, but the clip to make lasts {shortest:g} s. "
             "Give more --seconds, or --span FROM:TO for the part to keep"
         )
-    return [replace(request, keep=args.keep, spans=spans) for request in requests]
 
 
 def _varying(requests: list[Request], args: argparse.Namespace) -> list[Request]:
@@ -504,14 +516,26 @@ def _varying(requests: list[Request], args: argparse.Namespace) -> list[Request]
     return [replace(request, vary=args.vary, strength=strength) for request in requests]
 
 
-def _seconds(args: argparse.Namespace) -> float:
-    """Return --seconds, or the length of the file to vary, or of the shortest one that is given, or 1."""
+def _with_lengths(requests: list[Request], args: argparse.Namespace, model: SoundOmni | Chain) -> list[Request]:
+    """Return the requests with the lengths that nobody asked for: of the clips that the model was trained on if they had one, or else
+    of the file to vary, or of the shortest one that is given, or 1 s.
+
+    Given clips decide first, because they must not be shorter. Raise SpecError if a file that is kept whole is longer.
+    """
+    from soundomni.core.limits import check_seconds
     from soundomni.data.audio import audio_info
 
-    if args.seconds is not None:
-        return float(args.seconds)
+    if all(request.seconds is not None for request in requests):
+        return requests
+    trained = None if model.clips is None or args.given else model.clips.seconds
     files = [args.vary] if args.vary is not None else [file for _, file in args.given]
-    return min((samples / rate for samples, rate, _ in map(audio_info, files)), default=1.0)
+    seconds = min((samples / rate for samples, rate, _ in map(audio_info, files)), default=1.0) if trained is None else trained
+    check_seconds(seconds, name="--seconds")
+    requests = [request if request.seconds is not None else replace(request, seconds=seconds) for request in requests]
+    if args.keep is not None:
+        samples, rate, _ = audio_info(args.keep)
+        _check_kept_whole(requests, args, samples / rate)
+    return requests
 
 
 def _grid_tree(path: Path) -> dict[str, Any]:
@@ -567,7 +591,7 @@ def read_grid(path: Path, defaults: Request, *, model: str) -> list[Request]:
         for value in values:
             expected, right = types[key]
             fits = isinstance(value, right) and not isinstance(value, bool)
-            if not fits and not (value is None and key in {*optional, *clips}):
+            if not fits and not (value is None and (key not in tree or key in {*optional, *clips})):
                 raise SpecError(f"the grid '{path}': {key} is {value!r}; expected {expected}")
     count = math.prod(map(len, columns.values()))
     if count > MOST_CLIPS:
@@ -613,7 +637,8 @@ def _check(requests: list[Request], batch: int, *, option: str) -> None:
 
     check_count("--batch", batch)
     for request in requests:
-        check_seconds(request.seconds, name=f"{option}seconds")
+        if request.seconds is not None:
+            check_seconds(request.seconds, name=f"{option}seconds")
         check_seed(request.seed)
         if request.steps is not None:
             check_count(f"{option}steps", request.steps, most=MOST_STEPS)

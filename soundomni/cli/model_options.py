@@ -83,6 +83,15 @@ def add_modality(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--of", metavar="NAME", help="modality to use, for a model that makes several (default: its first one)")
 
 
+def say_clips(model: SoundOmni | Chain) -> None:
+    """Say on stderr how the clips that a model is given are prepared, if they are."""
+    from soundomni.cli.console import note
+    from soundomni.core.spec.clips import announced
+
+    if model.clips is not None:
+        note(announced(model.clips))
+
+
 def check_modality(model: SoundOmni | Chain, name: str | None) -> None:
     """Raise SpecError if a model does not make the modality of `--of`."""
     from soundomni.core.errors import SpecError, did_you_mean, listed

@@ -8,12 +8,13 @@ from typing import Protocol
 
 from soundomni.core.errors import SpecError
 from soundomni.core.limits import LONGEST_SECONDS
-from soundomni.core.spec.schema import DataSpec, DropoutSpec
+from soundomni.core.spec.clips import check_clips
+from soundomni.core.spec.schema import DataSpec, DropoutSpec, MixtureEntry
 from soundomni.core.writing.tasks import Task, build_tasks, find_task
 
 MOST_TOKENS_PER_BATCH = 1 << 20
 """Largest number of tokens of a packed batch on one process; no accelerator holds more."""
-MOST_LOOKAHEAD, MOST_WORKERS = 1_000_000, 1024
+MOST_LOOKAHEAD, MOST_WORKERS, MOST_BALANCE = 1_000_000, 1024, 1000
 
 
 class Use(Protocol):
@@ -29,6 +30,8 @@ class Use(Protocol):
     def held_out(self) -> float: ...
     @property
     def max_seconds(self) -> float | None: ...
+    @property
+    def balance(self) -> int: ...
 
 
 def check_data(spec: DataSpec) -> dict[str, Task]:
@@ -44,6 +47,7 @@ def check_data(spec: DataSpec) -> dict[str, Task]:
     for name, entry in spec.datasets.items():
         if entry is not None:
             check_use(name, entry, known)
+            _check_clips(f"data.datasets.{name}", entry)
     return known
 
 
@@ -85,6 +89,17 @@ def check_dropout(dropout: DropoutSpec) -> None:
             raise SpecError(f"data.condition_dropout.{name} is {share}; expected a number from 0 to 1")
 
 
+def _check_clips(where: str, entry: MixtureEntry) -> None:
+    """Raise SpecError if the clips of a dataset cannot be prepared like that, or would then be cut again."""
+    check_clips(entry.clips, f"{where}.clips")
+    seconds, limit = entry.longest_seconds, entry.max_seconds
+    if seconds is not None and limit is not None and limit < seconds:
+        raise SpecError(
+            f"{where}.max_seconds is {limit:g}, but clips.seconds makes every clip {seconds:g} s long. Set max_seconds to null, or "
+            f"clips.seconds to {limit:g}"
+        )
+
+
 def check_use(name: str, use: Use, known: Mapping[str, Task]) -> list[tuple[Task, float]]:
     """Check how the dataset `name` is used, and return its tasks with their weights. Raise SpecError."""
     where = f"data.datasets.{name}"
@@ -97,6 +112,8 @@ def check_use(name: str, use: Use, known: Mapping[str, Task]) -> list[tuple[Task
     if use.max_seconds is not None and not 0 < use.max_seconds <= LONGEST_SECONDS:
         limit = f"{LONGEST_SECONDS:,.0f}"
         raise SpecError(f"{where}.max_seconds is {use.max_seconds}; expected more than 0 and at most {limit}, or null for no limit")
+    if not 1 <= use.balance <= MOST_BALANCE:
+        raise SpecError(f"{where}.balance is {use.balance}; expected 1, which turns it off, to {MOST_BALANCE:,}")
     if not all(0 <= weight < math.inf for weight in use.tasks.values()) or not 0 < sum(use.tasks.values()) < math.inf:
         raise SpecError(f"{where}.tasks is {dict(use.tasks)}; expected weights of 0 or more that are not all 0")
     try:

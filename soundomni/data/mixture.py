@@ -19,11 +19,15 @@ import numpy as np
 
 from soundomni.core.errors import DataError, SpecError
 from soundomni.core.interfaces import Augmentation, Dataset, Item, Skip
+from soundomni.core.spec.clips import check_clips
+from soundomni.core.spec.clips import used as used_clips
 from soundomni.core.spec.schema import DataSpec, MixtureEntry, Slot
 from soundomni.core.writing.tasks import Task, build_tasks
+from soundomni.data.balance import repeats
 from soundomni.data.data_section import check_use
 from soundomni.data.filtered import Filtered
 from soundomni.data.held_out import held_out_indices
+from soundomni.data.prepared import Prepared
 from soundomni.data.reports import check_skip_limit, name_first
 
 Build = Callable[[str, Slot], Any]
@@ -43,7 +47,7 @@ class _Purpose(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A dataset and how it is used: the fields of MixtureEntry, with filters already applied."""
+    """A dataset and how it is used: the fields of MixtureEntry, with filters and clips already applied."""
 
     dataset: Dataset
     tasks: Mapping[str, float]
@@ -51,6 +55,7 @@ class Source:
     num_used: int = -1
     held_out: float = 0.0
     max_seconds: float | None = None
+    balance: int = 1
     augmentations: Mapping[str, Augmentation] = field(default_factory=dict)
 
 
@@ -107,6 +112,7 @@ class Mixture:
         self.tasks = {name: _tasks_of(name, source, known) for name, source in sources.items()}
         self._held_out = {name: held_out_indices(name, source.dataset, source.held_out) for name, source in sources.items()}
         self._used = {name: self._subset(name) for name in sources}
+        self._drawn = {name: self._repeated(name) for name in sources}
         self._names = tuple(name for name, used in self._used.items() if len(used))
         if not self._names:
             raise DataError("every item of the data is held out; set a held_out of data.datasets below 1, or add a dataset to train on")
@@ -116,7 +122,7 @@ class Mixture:
 
     @classmethod
     def open(cls, spec: DataSpec, build: Build) -> Mixture:
-        """Build the datasets of a spec, with their filters and augmentations.
+        """Build the datasets of a spec, with their filters and augmentations, and their clips prepared.
 
         One that cannot be used raises DataError if it is mandatory, otherwise it is left out.
 
@@ -144,6 +150,7 @@ class Mixture:
                 num_used=entry.num_used,
                 held_out=entry.held_out,
                 max_seconds=entry.max_seconds,
+                balance=entry.balance,
                 augmentations=augmentations,
             )
         return cls(sources=sources, tasks=tasks, seed=spec.seed, left_out=tuple(left_out))
@@ -186,7 +193,7 @@ class Mixture:
 
     def draw(self, name: str, cursor: int) -> Draw:
         """Return the `cursor`-th draw from dataset `name`."""
-        epoch, place = divmod(cursor, len(self._used[name]))
+        epoch, place = divmod(cursor, len(self._drawn[name]))
         index = int(self._order(name, epoch)[place])
         item = self.sources[name].dataset.item(index)
         random = self._random(_Purpose.DRAW, name, cursor)
@@ -218,18 +225,28 @@ class Mixture:
         drawn = order[~np.isin(order, self._held_out[name])] if len(self._held_out[name]) else order
         return drawn if every else drawn[: source.num_used]
 
+    def _repeated(self, name: str) -> np.ndarray:
+        """Return the indices of a dataset's items in use, integers `[N]`, each as often as an epoch draws it."""
+        used, most = self._used[name], self.sources[name].balance
+        if most == 1:
+            return used
+        dataset = self.sources[name].dataset
+        return np.repeat(used, repeats([dataset.item(index).captions for index in used.tolist()], most=most))
+
     def _order(self, name: str, epoch: int) -> np.ndarray:
         if name not in self._orders or self._orders[name][0] != epoch:
-            used = self._used[name]
-            self._orders[name] = (epoch, used[self._random(_Purpose.ORDER, name, epoch).permutation(len(used))])
+            drawn = self._drawn[name]
+            self._orders[name] = (epoch, drawn[self._random(_Purpose.ORDER, name, epoch).permutation(len(drawn))])
         return self._orders[name][1]
 
 
 def open_entry(name: str, entry: MixtureEntry, build: Build, *, skip_limit: float) -> tuple[Dataset, dict[str, Augmentation]]:
-    """Build a dataset of a spec as `open_dataset` does, apply its filters, and build its augmentations.
+    """Build a dataset of a spec as `open_dataset` does, apply its filters, prepare its clips, and build its augmentations.
 
-    Also raise DataError if the filters leave out every clip, and SpecError if encoded clips have augmentations.
+    Also raise DataError if the filters leave out every clip, and SpecError if encoded clips have augmentations or are to be prepared.
     """
+    clips = used_clips(entry.clips)
+    check_clips(clips, f"data.datasets.{name}.clips")
     filters = _built("filter", f"data.datasets.{name}.filters", entry.filters, build)
     augmentations = _built("augmentation", f"data.datasets.{name}.augmentations", entry.augmentations, build)
     dataset = open_dataset(entry.source, build, skip_limit=skip_limit)
@@ -238,7 +255,13 @@ def open_entry(name: str, entry: MixtureEntry, build: Build, *, skip_limit: floa
             f"data.datasets.{name}.augmentations has {', '.join(augmentations)}; expected none, because the clips "
             "of this dataset are encoded. Use a dataset of audio, or remove the augmentations"
         )
-    return (Filtered(dataset, filters) if filters else dataset), augmentations
+    dataset = Filtered(dataset, filters) if filters else dataset
+    if clips is None:
+        return dataset, augmentations
+    try:
+        return Prepared(dataset, clips), augmentations
+    except SpecError as error:
+        raise SpecError(f"data.datasets.{name}.clips: {error}") from error
 
 
 def open_dataset(source: Slot, build: Build, *, skip_limit: float) -> Dataset:

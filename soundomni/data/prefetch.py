@@ -10,6 +10,7 @@ from soundomni.core.errors import RejectedAudioError, UnreadableAudioError
 from soundomni.core.sequence import Sample
 from soundomni.data.batch_planner import Planned
 from soundomni.data.mixture import Mixture
+from soundomni.data.prepared import Prepared
 from soundomni.data.reports import Reports
 from soundomni.data.samples import SampleWriter, encoded_part
 
@@ -63,6 +64,8 @@ class ClipReader:
 
     def _read(self, planned: Planned) -> Sample:
         dataset, crop = self._mixture.sources[planned.draw.source].dataset, planned.plan.crop
+        if isinstance(dataset, Prepared):
+            dataset = dataset.drawn(planned.draw.seed)
         if planned.augmenter is not None:
             waveform, rate = planned.augmenter.read(dataset, planned.draw.index, crop, planned.draw.seed)
             sample = self._writer.fill(planned.plan, waveform, rate, cut=True)

@@ -67,6 +67,7 @@ def made_with(
             "items_sha256": items_sha256(outcome.items),
             "audio_sha256": audio_sha256((clip.waveform, clip.sample_rate) for clip in outcome.clips),
         },
+        "clips": None if model.clips is None else dataclasses.asdict(model.clips),
         "limit": settings.count(len(data.dataset)),
         "seed": settings.seed,
         "batch": settings.batch_size,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from soundomni.core.spec.clips import announced
 from soundomni.evaluation.judges import NO_JUDGES, Judges
 from soundomni.evaluation.observer import SILENT, Observer
 from soundomni.evaluation.outcome import Outcome
@@ -30,7 +31,7 @@ def run_model(
     Generating, continuing and varying need captions, and clips whose attributes signal analysis can find (those of
     toy-sounds); with judges, clips can also be generated from other captions. Describing needs an encoder and captions,
     answering needs an encoder and questions. Clips that cannot be read, or that the model does not take, are left out
-    and listed in the outcome's `failures`.
+    and listed in the outcome's `failures`. All clips are prepared as in the model's training (`model.clips`), for every task.
 
     Args:
         model: the model to measure.
@@ -43,7 +44,11 @@ def run_model(
         DataError: the dataset is empty, or none of its clips can be read and measured.
     """
     from soundomni.core.pretrained.chain import Chain
+    from soundomni.data.prepared import Prepared
 
+    if model.clips is not None:
+        observer.note(announced(model.clips))
+        dataset = Prepared(dataset, model.clips)
     outcome, tasks = prepare(model, dataset, settings, judges=judges, observer=observer)
     items, clips, size = outcome.items, outcome.clips, settings.batch_size
     observer.note(f"measuring on {len(clips)} clips: {', '.join(tasks)}")

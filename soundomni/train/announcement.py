@@ -13,6 +13,7 @@ from soundomni.core.representation import Representation, length_mask
 from soundomni.core.sequence import Clips
 from soundomni.core.spec.schema import DataSpec, ModelSpec
 from soundomni.core.spec.shorthand import written_key
+from soundomni.data.clip_usage import describe_clips
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture
 from soundomni.data.rates import describe_rates
@@ -30,7 +31,8 @@ LEAST_SPREAD, MOST_SPREAD = 0.5, 2.0
 
 
 def announce(mixture: Mixture, writer: SampleWriter, spec: DataSpec, *, codec_rate: int) -> set[str]:
-    """Report on stderr which clips are used, how the codec changes their rates, and whether processor cores are short.
+    """Report on stderr which clips are used, how the codec changes their rates, how they are prepared, which captions are rare, and
+    whether processor cores are short.
 
     Return the groups of left-out clips that were named.
 
@@ -45,6 +47,8 @@ def announce(mixture: Mixture, writer: SampleWriter, spec: DataSpec, *, codec_ra
             tell(line)
         if len(mixture.indices(usage.name)):
             tell(describe_rates(mixture, usage.name, codec_rate=codec_rate))
+            for line in describe_clips(mixture, usage.name):
+                tell(line)
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     warning = busy_warning(torch.get_num_threads(), processes=local_processes, free=free_cores())
     if warning is not None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from soundomni.core.assembly.modality import CodecModality, MadeModality
 from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.spec.clips import clips_of, dataset_clips, in_words
 from soundomni.core.spec.schema import DataSpec, MixtureEntry, ModelSpec, Spec, TrainSpec
 from soundomni.core.spec.shorthand import short_keys, written_key
 from soundomni.core.writing.tasks import build_tasks, find_task
@@ -37,7 +38,7 @@ def find_doubts(spec: Spec, model: UnifiedModel | None) -> list[str]:
     if spec.model is not None and model is not None:
         doubts += _intervals(spec.model, model)
     if spec.data is not None and spec.model is not None:
-        doubts += _conditions(spec, spec.data)
+        doubts += [*_conditions(spec, spec.data), *_clips(spec)]
     if spec.data is not None and model is not None:
         for name, entry in spec.data.datasets.items():
             if entry is not None:
@@ -187,14 +188,34 @@ def _conditions(spec: Spec, data: DataSpec) -> Iterator[str]:
         )
 
 
+def _clips(spec: Spec) -> Iterator[str]:
+    """Yield a doubt about clips that are prepared in one way to train on, and in another when the model is given them."""
+    kept, own = clips_of(spec), dataset_clips(spec)
+    other = next((name for name, clips in own.items() if clips != kept), None)
+    if other is None:
+        return
+    if spec.of_model.clips is not None:
+        told = "nothing" if kept is None else in_words(kept)
+        yield (
+            f"data.datasets.{other}.clips differs from model.clips ({told}), which is how the model prepares the clips that it is given. "
+            "Make them equal"
+        )
+        return
+    yield (
+        f"the datasets in data.datasets have different clips ({', '.join(own)}), so the model does not prepare those that it is given. "
+        "Make them equal, or set model.clips"
+    )
+
+
 def _lengths(where: str, entry: MixtureEntry, data: DataSpec, model: UnifiedModel) -> Iterator[str]:
     """Yield doubts about the longest clip of a dataset, compared with a frame and with the longest sample."""
-    seconds = entry.max_seconds
+    seconds = entry.longest_seconds
     if seconds is None:
         return
+    option = "max_seconds" if seconds == entry.max_seconds else "clips.seconds"
     codec, heard = model.made().codec.spec, model.heard()
     if seconds * codec.sample_rate < codec.downsampling_ratio:
-        yield _shorter(f"{where}.max_seconds", seconds, codec.downsampling_ratio / codec.sample_rate)
+        yield _shorter(f"{where}.{option}", seconds, codec.downsampling_ratio / codec.sample_rate)
     limit = data.max_tokens_per_sample if data.max_tokens_per_sample is not None else data.tokens_per_batch
     known = build_tasks(data.tasks)
     used = [find_task(name, known) for name, weight in entry.tasks.items() if weight > 0]
@@ -211,9 +232,10 @@ def _lengths(where: str, entry: MixtureEntry, data: DataSpec, model: UnifiedMode
         tokens["encoder tokens"] = heard.encoder.num_tokens(max(1, round(longest * heard.sample_rate)))
     for what, count in tokens.items():
         if count > limit:
+            refused = "longer clips" if option == "max_seconds" else "clips"
             yield (
-                f"{where}.max_seconds is {seconds:g}, which is {count} {what}, but a sample can have at most {limit}: "
-                "longer clips are refused. Set a lower max_seconds, or a higher data.max_tokens_per_sample and "
+                f"{where}.{option} is {seconds:g}, which is {count} {what}, but a sample can have at most {limit}: "
+                f"{refused} are refused. Set a lower {option}, or a higher data.max_tokens_per_sample and "
                 "data.tokens_per_batch"
             )
 

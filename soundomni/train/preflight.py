@@ -10,6 +10,7 @@ from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.errors import ConstructionError, SpecError, shown
 from soundomni.core.inference.guidance import check_guidance
 from soundomni.core.limits import MOST_VOCABULARY, check_count, check_scale
+from soundomni.core.spec.clips import check_clips
 from soundomni.core.spec.ranges import check_loss_starts, check_loss_weights, check_train
 from soundomni.core.spec.registry import build
 from soundomni.core.spec.schema import CodecSpec, DataSpec, Spec, TrainSpec
@@ -46,6 +47,8 @@ def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> list[str]:
         for phase in spec.train.set_phases.values():
             if phase.optimizer is not None:
                 build("optimizer", phase.optimizer.rule, trust_class_paths=trust_class_paths)
+    if spec.model is not None:
+        check_clips(spec.model.clips, "model.clips")
     if spec.codec is not None:
         _check_codec(spec, spec.codec, trust_class_paths=trust_class_paths)
         return find_doubts(spec, None)

@@ -28,6 +28,7 @@ from soundomni.core.inference.inputs import (
     check_prompts,
 )
 from soundomni.core.inference.making import Asked, Maker
+from soundomni.core.inference.prepared_clips import prepared_asked
 from soundomni.core.limits import check_negative
 from soundomni.core.pretrained.abilities import Abilities
 from soundomni.core.pretrained.chain_checks import check_stages, made_by, taken_by
@@ -36,7 +37,7 @@ from soundomni.core.pretrained.omni import SoundOmni
 from soundomni.core.pretrained.stage_paths import STAGES, is_chain, overrides_of, stage_paths
 from soundomni.core.pretrained.weights import MAX_SHARD_BYTES
 from soundomni.core.representation import Representation
-from soundomni.core.spec.schema import ModalitySpec, Spec
+from soundomni.core.spec.schema import ClipSpec, ModalitySpec, Spec
 from soundomni.core.waveform import Audio
 
 
@@ -134,6 +135,12 @@ class Chain:
     def sample_rate(self) -> int:
         """Sample rate in Hz of the clips that it makes."""
         return self._last.sample_rate
+
+    @property
+    def clips(self) -> ClipSpec | None:
+        """How a clip to keep is prepared: as in the training of its stages if they agree; None for clips as they are."""
+        found = {stage.clips for stage in self.stages.values()}
+        return found.pop() if len(found) == 1 else None
 
     @property
     def _last(self) -> SoundOmni:
@@ -245,7 +252,7 @@ class Chain:
 
     def _asked(self, prompts: object, *, seconds: object, seeds: object, known: object) -> list[Asked]:
         """Return the clips that are asked for. Raise SpecError for a text that the first stage does not take."""
-        asked = as_asked(prompts, seconds=seconds, seeds=seeds, known=known)
+        asked = prepared_asked(as_asked(prompts, seconds=seconds, seeds=seeds, known=known), self.clips)
         self.check_prompts([one.prompt for one in asked])
         return asked
 

@@ -35,6 +35,7 @@ from soundomni.core.pretrained.renamed_tensors import FORMAT, READ_FORMATS
 from soundomni.core.pretrained.stage_paths import STAGES, first_stage, is_chain, read_spec
 from soundomni.core.pretrained.weights import is_weight_file, weight_files, write_weights
 from soundomni.core.spec import yaml_text
+from soundomni.core.spec.clips import clips_of
 from soundomni.core.spec.discovery import OWN
 from soundomni.core.spec.load import SPEC_SUFFIXES, dump_spec
 from soundomni.core.spec.provenance import RECORD_KEY, record
@@ -342,9 +343,9 @@ def trained_max_tokens(spec: Spec) -> int | None:
 
 def portable(spec: Spec) -> Spec:
     """Return a spec without what a model directory has no use for: the run, and what model, codec and tokenizer started
-    from."""
+    from. How the run prepared its clips stays, as part of the model."""
     model = without_codec_weights(spec.of_model)
-    model = replace(model, tokenizer=replace(model.tokenizer, path=None), start=None, start_fresh=None)
+    model = replace(model, tokenizer=replace(model.tokenizer, path=None), start=None, start_fresh=None, clips=clips_of(spec))
     return replace(spec, model=model, data=None, train=None)
 
 

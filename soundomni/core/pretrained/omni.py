@@ -47,6 +47,7 @@ from soundomni.core.inference.inputs import (
     check_prompts,
 )
 from soundomni.core.inference.making import Maker
+from soundomni.core.inference.prepared_clips import prepared_asked
 from soundomni.core.inference.requests import RequestBuilder
 from soundomni.core.inference.round_trip import round_trip
 from soundomni.core.inference.token_choice import TokenSampling
@@ -82,8 +83,9 @@ from soundomni.core.pretrained.hub import check_pushable, push
 from soundomni.core.pretrained.weights import MAX_SHARD_BYTES, load_weights, stored_dtype, weight_shapes
 from soundomni.core.representation import Representation
 from soundomni.core.sequence import Context, context_length
+from soundomni.core.spec.clips import check_clips, clips_of
 from soundomni.core.spec.load import load_spec
-from soundomni.core.spec.schema import GuidanceSpec, ModalitySpec, Spec
+from soundomni.core.spec.schema import ClipSpec, GuidanceSpec, ModalitySpec, Spec
 from soundomni.core.spec.shorthand import written_key
 from soundomni.core.tokenizer import TextTokenizer
 from soundomni.core.waveform import Audio
@@ -163,6 +165,7 @@ class SoundOmni:
         spec = load_spec([path / SPEC_FILE], list(as_overrides(overrides).items()), base={})
         check_portable(spec)
         spec = portable(spec)
+        check_clips(spec.of_model.clips, "model.clips")
         tokenizer = TextTokenizer.load(path)
         build = partial(build_model, spec.of_model, vocab_size=tokenizer.vocab_size)
         check_declared(spec, build, weight_shapes(path), path)
@@ -263,7 +266,13 @@ class SoundOmni:
     @property
     def contexts(self) -> PromptWriter:
         """Writer of prompts, clips, questions and chats in the form that the model takes."""
-        return PromptWriter(segment_writer(self.model, self.spec.of_model, tokenizer=self.tokenizer), max_tokens=self.max_tokens)
+        writer = segment_writer(self.model, self.spec.of_model, tokenizer=self.tokenizer)
+        return PromptWriter(writer, max_tokens=self.max_tokens, clips=self.clips)
+
+    @property
+    def clips(self) -> ClipSpec | None:
+        """How clips to hear, keep or vary are prepared, as in training; None for clips as they are."""
+        return clips_of(self.spec)
 
     def requests(self, seconds: float, *, negative_prompt: str | None = None, of: str | None = None) -> RequestBuilder:
         """Return the builder of requests for clips of `seconds`, steered away from the negative prompt.
@@ -309,9 +318,10 @@ class SoundOmni:
             negative_prompt: what to steer away from; without it, guidance steers away from what the model makes without
                 a prompt.
             known: for each prompt, the parts of a clip to keep (continuation, inpainting), or None to make all of it. A
-                single `Kept` applies to every prompt.
+                single `Kept` applies to every prompt. If training prepared its clips (`clips`), this one begins at the same place and
+                has the same level; its spans stay at the same sounds.
             vary: for each prompt, a clip to make a variant of, or one clip for all of them: sampling starts from the clip with
-                noise added, not from only noise.
+                noise added, not from only noise. It is prepared as in training (`clips`).
             strength: how much of the clip the noise hides from the model, and how far the variant may go from it, above 0 and at most
                 1: 0.2 is a slight change with any prompt, 0.8 a strong one, and at 1 nothing is left of the clip (see
                 `core.variation`). None means DEFAULT_STRENGTH; without a clip to vary, it must be None.
@@ -334,7 +344,7 @@ class SoundOmni:
         """
         maker = self.maker(of, num_steps=num_steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt, draft=draft)
         maker.modality.check_decodes()
-        asked = as_asked(prompts, seconds=seconds, seeds=seeds, known=known, vary=vary, given=given)
+        asked = prepared_asked(as_asked(prompts, seconds=seconds, seeds=seeds, known=known, vary=vary, given=given), self.clips)
         self.check_prompts([one.prompt for one in asked])
         size, share = as_count("batch_size", batch_size), as_strength(strength, varied=vary is not None)
         batches = maker.batches(asked, size=size, strength=share, on_step=as_callback("on_step", on_step))
@@ -365,7 +375,7 @@ class SoundOmni:
         are those of `generate`.
         """
         maker = self.maker(of, num_steps=num_steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt, draft=draft)
-        asked = as_asked(prompts, seconds=seconds, seeds=seeds, known=known, vary=vary, given=given)
+        asked = prepared_asked(as_asked(prompts, seconds=seconds, seeds=seeds, known=known, vary=vary, given=given), self.clips)
         self.check_prompts([one.prompt for one in asked])
         size, share = as_count("batch_size", batch_size), as_strength(strength, varied=vary is not None)
         made = maker.batches(asked, size=size, strength=share, on_step=as_callback("on_step", on_step))
@@ -458,6 +468,8 @@ class SoundOmni:
         seeds: Iterable[int] | int = 0,
     ) -> list[str]:
         """Say what is heard in each clip, or answer a question about it. Any rate and channel count.
+
+        Clips are prepared as in training (`clips`).
 
         Args:
             clips: what to hear, one or several.

@@ -103,7 +103,7 @@ class SegmentTemplate:
     Args:
         text: pattern with `{caption}`, `{question}`, `{answer}` or `{seconds}`, the length of the clip; or `{seconds_start}` and
             `{seconds_total}`, in whole seconds: where in its recording the clip begins, and how long the recording is. A part of a
-            file that a manifest names counts as a recording of its own.
+            file that a manifest names counts as a recording of its own, and so does a clip that `clips` cuts or pads.
         audio: "features" (to understand), "target" (to generate) or "context" (clean latents or codes).
         of: the modality of the audio; null for the first one that is heard, or made. For text, the modality whose encoder reads it;
             null for the text tokens of the model.
@@ -173,6 +173,31 @@ class ModalitySpec:
     headroom: float = switched_off("it to 0", 0.0)
 
 
+ClipCut = Literal["start", "onset", "random"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSpec:
+    """How clips are prepared, in this order: the part that is used, its length, its level. Every option is off by default.
+
+    Args:
+        cut: where the part that is used begins: at the "start"; at the "onset", 5 ms before the first sample that reaches a twentieth
+            of the peak; or, for clips longer than `seconds`, at a "random" place. A model that was trained on random places takes the
+            start of a clip that it is given.
+        seconds: length of every clip: longer ones are cut, with a short fade-out unless the place is random, and shorter ones are padded
+            with silence; null keeps their lengths.
+        trim: decibels below the peak: what is quieter at both ends is removed, or, if the place is random, avoided; null keeps it.
+        peak: largest absolute sample, such as 0.9; null keeps it. Silence stays silence.
+        loudness: integrated loudness in LUFS (ITU-R BS.1770), such as -23; lower for clips that would exceed full scale. null keeps it.
+    """
+
+    cut: ClipCut = switched_off("it to start", "start")
+    seconds: float | None = None
+    trim: float | None = None
+    peak: float | None = None
+    loudness: float | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """The parts of a model.
@@ -193,6 +218,8 @@ class ModelSpec:
             lowest layer, so the spec only lists what changes; its tokenizer is used, and its weights must match.
         start_fresh: parts that are not taken from `start` but begin as they would without it: backbone, critic,
             MODALITY.codec, MODALITY.encoder or MODALITY.connector.
+        clips: how clips that the model is given are prepared, to hear, keep or vary them; null for what all datasets in `data.datasets`
+            agree on.
     """
 
     backbone: Slot = slot("backbone")
@@ -205,6 +232,7 @@ class ModelSpec:
     chat: Chat = switched_off("it to none", "none")
     start: str | None = None
     start_fresh: list[str] | None = None
+    clips: ClipSpec | None = None
 
     @property
     def used(self) -> dict[str, ModalitySpec]:
@@ -284,6 +312,10 @@ class MixtureEntry:
         held_out: share of its items that training never draws and that validation measures the losses on; 1 for a dataset
             that is only measured. Digests of the keys decide which items: the same in every run, and as the dataset grows.
         max_seconds: longer clips are cut at a random place (to generate) or skipped (to understand); null for no limit.
+        clips: how clips are prepared, to generate and to understand, before `augmentations`; null for clips as they are. The
+            trained model keeps it, and prepares the clips that it is given in the same way.
+        balance: how many times a clip may be drawn per epoch if its captions are rare, so that they come up to about as often as
+            those in the middle; 1 draws every clip once.
         filters: name → filter, which decides which clips are used and may write captions, in order; null removes an
             earlier layer's.
         augmentations: name → augmentation, which changes clips at random during training, in order; null removes an
@@ -297,8 +329,15 @@ class MixtureEntry:
     num_used: int = -1
     held_out: float = 0.0
     max_seconds: float | None = None
+    clips: ClipSpec | None = None
+    balance: int = switched_off("it to 1", 1)
     filters: dict[str, Slot | None] = slot("filter", named=True)
     augmentations: dict[str, Slot | None] = slot("augmentation", named=True)
+
+    @property
+    def longest_seconds(self) -> float | None:
+        """Length of the longest clips in seconds, as far as the options decide it."""
+        return self.max_seconds if self.clips is None or self.clips.seconds is None else self.clips.seconds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ PARTS: Mapping[str, str] = {
 """Short name of a part → its name, as model.start_fresh takes them."""
 _ORDER = (
     *("backbone", "router", "codec", "connectors", "objective", "encoder", "tokenizer", "prompt", "freeze", "critic"),
-    *("latent_positions", "feature_positions", "feature_attend", "normalize", "chat", "start", "start_fresh"),
+    *("latent_positions", "feature_positions", "feature_attend", "normalize", "chat", "start", "start_fresh", "clips"),
 )
 _NEEDED = ("codec", "connector", "objective", "sampler")
 _DISTANT = ("oobleck", f"{OWN}:oobleck")
@@ -296,6 +296,7 @@ def written_model(model: ModelSpec) -> WrittenModel:
         feature_attend="full" if features is None else features.attend,
         normalize=latent.normalize,
         chat=model.chat,
+        clips=model.clips,
         start=model.start,
         start_fresh=None if model.start_fresh is None else [short_part(part) for part in model.start_fresh],
     )
@@ -333,6 +334,7 @@ def model_of(written: WrittenModel, *, sampler: Slot, guidance: GuidanceSpec | N
         freeze=written.freeze,
         critic=written.critic,
         chat=written.chat,
+        clips=written.clips,
         start=written.start,
         start_fresh=fresh,
     )

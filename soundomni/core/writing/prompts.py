@@ -16,9 +16,10 @@ import numpy as np
 from soundomni.core.errors import DataError
 from soundomni.core.representation import FeatureSpec
 from soundomni.core.sequence import AUDIO_BOUNDARIES, Context, Segment, context_length
-from soundomni.core.spec.schema import SegmentTemplate
+from soundomni.core.spec.schema import ClipSpec, SegmentTemplate
 from soundomni.core.waveform import Audio, convert
 from soundomni.core.writing.chat import Message, answer_opening, chat_context, taught_chat
+from soundomni.core.writing.preparing import prepared
 from soundomni.core.writing.segments import SegmentWriter
 from soundomni.core.writing.tasks import BUILT_IN, length_texts
 
@@ -29,11 +30,13 @@ class PromptWriter:
     Args:
         writer: writer of the model's segments.
         max_tokens: the longest sample that the model was trained with; None for no limit.
+        clips: how clips to hear are prepared; None for clips as they are.
     """
 
-    def __init__(self, writer: SegmentWriter, *, max_tokens: int | None) -> None:
+    def __init__(self, writer: SegmentWriter, *, max_tokens: int | None, clips: ClipSpec | None = None) -> None:
         self._writer = writer
         self._max_tokens = max_tokens
+        self._clips = clips
 
     def opening(self) -> list[int]:
         """Return the ids with which a text begins that the model writes."""
@@ -166,9 +169,9 @@ class PromptWriter:
         return self._writer.heard().spec
 
     def _to_encoder(self, clip: Audio) -> np.ndarray:
-        """Return `[1, S]` at the encoder's rate. Raise DataError if the clip is longer than the encoder takes."""
+        """Return `[1, S]`, prepared, at the encoder's rate. Raise DataError if the clip is longer than the encoder takes."""
         spec = self._encoder_spec
-        waveform = convert(clip, channels=1, sample_rate=spec.sample_rate)
+        waveform = convert(prepared(clip, self._clips), channels=1, sample_rate=spec.sample_rate)
         if spec.max_seconds is not None and waveform.shape[1] > spec.max_seconds * spec.sample_rate:
             seconds = waveform.shape[1] / spec.sample_rate
             raise DataError(f"the clip lasts {seconds:.1f} s; the encoder takes at most {spec.max_seconds:g} s. Cut it first")

@@ -73,7 +73,7 @@ def diagnose_codec(
 
 def _clips(module: CodecTraining, data: DataSpec, seconds: float | None) -> tuple[int, int]:
     """Return the samples of a clip, and how many such clips a batch holds."""
-    limits = [entry.max_seconds for entry in data.datasets.values() if entry is not None and entry.max_seconds is not None]
+    limits = [entry.longest_seconds for entry in data.datasets.values() if entry is not None and entry.longest_seconds is not None]
     if seconds is None:
         seconds = max(limits, default=SECONDS)
     codec = module.codec.spec

@@ -121,7 +121,7 @@ def typical_batch(
         model: determines the tokens of a clip; it may be on the meta device.
         spec: spec of the model.
         data: budget, datasets and their tasks.
-        seconds: length of every clip; None means `max_seconds` of its dataset, or SECONDS if that is not given. Clips
+        seconds: length of every clip; None means `clips.seconds` or `max_seconds` of its dataset, or SECONDS if neither is given. Clips
             are shorter if encoder or latent connector accept no more, or if a sample would be longer than
             `max_tokens_per_sample`.
         text_tokens: tokens of every caption, question and answer.
@@ -136,7 +136,7 @@ def typical_batch(
     limit = data.max_tokens_per_sample or data.tokens_per_batch
     for name, entry, task, weight in _uses(data):
         writer.check(task)
-        longest = seconds or entry.max_seconds or SECONDS
+        longest = seconds or entry.longest_seconds or SECONDS
         sample, taken = _longest_sample(writer, model.made().sample_rate, task, longest, text_tokens, limit)
         planned[f"{name}/{task.name}"] = (weight, sample, taken)
     if not planned:

@@ -9,6 +9,7 @@ from typing import Any
 from soundomni.core.errors import DataError
 from soundomni.data.digest import Listing, list_dataset
 from soundomni.data.mixture import Mixture
+from soundomni.data.prepared import unprepared
 from soundomni.train.parallel import World
 from soundomni.train.run_directory.spec_changes import is_below
 
@@ -23,7 +24,7 @@ def list_data(mixture: Mixture, world: World) -> dict[str, Listing]:
         DataError: on every rank, if one lists something else than rank 0; it names the rank, the dataset and the first
             different key.
     """
-    own = {name: list_dataset(source.dataset) for name, source in mixture.sources.items()}
+    own = {name: list_dataset(unprepared(source.dataset)) for name, source in mixture.sources.items()}
     short = {name: (listing.count, listing.sha256) for name, listing in own.items()}
     if any(other != short for other in world.gather(short)):
         first: Listings = world.gather(own)[0]
