@@ -114,7 +114,7 @@ def _obstacle(task: str, model: SoundOmni | Chain, items: Sequence[Item], *, jud
     if task == "answer" and not any(item.questions for item in items):
         return "no clip has a question"
     if task == "generate" and not (judged or toys):
-        return "the clips are not toy sounds, and there is no CLAP network or classifier to judge others"
+        return "the clips are not toy sounds, and there is no reference, CLAP network or classifier to judge others"
     if task in ("continue", "vary") and not toys:
         return "the clips are not toy sounds, and signal analysis only understands those"
     return None
