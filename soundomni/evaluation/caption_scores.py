@@ -86,7 +86,7 @@ def judge_captions(
         "copy_below": COPY_BELOW,
         "copies": copies,
         "saturated": saturated_lines(scores),
-        "notes": _notes(asked, known, real, reference),
+        "notes": _notes(items, known, real, reference),
     }
     return Judged(scores=scores, report=report)
 
@@ -171,22 +171,24 @@ def _confusions(pairs: Sequence[tuple[str, str | None]], spelled: Mapping[str, s
     return [{"caption": caption, "heard": heard, "clips": count, "of": of} for caption, heard, count, of in rows]
 
 
-def _notes(asked: Sequence[str], known: Sequence[int], real: Sequence[Verdict], reference: Reference) -> list[str]:
+def _notes(items: Sequence[Item], known: Sequence[int], real: Sequence[Verdict], reference: Reference) -> list[str]:
     """Return what is missing from the scores, and what makes the ceiling doubtful."""
     notes = []
     if reference.obstacle:
         notes.append(f"captions are not judged: {reference.obstacle}")
-    elif len(known) < len(asked):
-        missing = sorted({caption for caption in asked if caption not in reference.judge.classes})
-        named = ", ".join(f"'{caption}'" for caption in missing[:MOST_NAMED])
+    elif len(known) < len(items):
+        unknown = [item for place, item in enumerate(items) if place not in set(known)]
+        names = sorted({class_of(item): f"'{item.captions[0]}'" for item in unknown}.values())
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        clips = amount(len(unknown), "clip")
         notes.append(
-            f"nearest and classified leave out {amount(len(asked) - len(known), 'clip')} whose caption the reference does not have: {named}"
+            f"nearest and classified leave out {clips} whose caption the reference does not have: {', '.join(names[:MOST_NAMED])}{more}"
         )
     if reference.judge.spread is None:
         notes.append("novelty is not measured: the reference has no two different clips to compare")
     same = sum(one.is_copy for one in real)
     if same:
         notes.append(
-            f"{same} of {amount(len(real), 'held-out clip')} are as near to a training clip as copies, so the ceiling may be too high"
+            f"as near to a training clip as copies: {same} of {amount(len(real), 'held-out clip')}, so the ceiling may be too high"
         )
     return notes

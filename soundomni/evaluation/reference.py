@@ -11,6 +11,7 @@ from soundomni.core.errors import DataError, SpecError, UnreadableAudioError, no
 from soundomni.core.spec.schema import Slot
 from soundomni.evaluation.checksums import items_sha256
 from soundomni.evaluation.evaluation_data import EvaluationData, open_data
+from soundomni.evaluation.left_out import COMPARED, left_out, listed
 from soundomni.evaluation.observer import SILENT, Observer, counted
 from soundomni.evaluation.settings import REFERENCE_LIMIT
 
@@ -61,7 +62,7 @@ def open_reference(reference: object, measured: EvaluationData, *, trust_class_p
         trust_class_paths: let a slot name its dataset by import path.
 
     Raises:
-        SpecError: it is none of these, or the same dataset as the measured clips.
+        SpecError: it is something else, or the same dataset as the measured clips.
         DataError: the dataset is empty, holds encoded clips, or cannot be read.
         PluginError: there is no dataset plugin of the slot's name.
     """
@@ -111,15 +112,14 @@ def read_reference(
     items = [data.dataset.item(i) for i in range(count)]
     seconds = _compared_seconds(items)
     read: list[Item] = []
-    failures: list[dict[str, str]] = []
+    failures = listed(data.dataset, observer, role=COMPARED)
 
     def clips() -> Iterator[tuple[str, np.ndarray, int]]:
         for i in counted(range(count), "reading the reference", total=count, observer=observer):
             try:
                 waveform, its_rate = _beginning(data.dataset, i, items[i], seconds)
             except UnreadableAudioError as error:
-                observer.note(f"left '{items[i].key}' out of the reference: {error}")
-                failures.append({"file": items[i].key, "error": str(error)})
+                failures.append(left_out(items[i].key, str(error), observer, role=COMPARED))
             else:
                 read.append(items[i])
                 yield class_of(items[i]), waveform, its_rate
