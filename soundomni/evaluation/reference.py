@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from soundomni.core.pretrained.omni import SoundOmni
     from soundomni.metrics.caption_judge import CaptionJudge
 
-MOST_SECONDS = 10.0
-"""Most seconds of a clip that are compared."""
+LEAST_SECONDS, MOST_SECONDS = 0.02, 10.0
+"""Least and most seconds of a clip that are compared."""
 COVERED_PERCENT = 75.0
 """Percentage of reference clips that are compared up to their end, if they are not longer than MOST_SECONDS. With more, most of
 what is compared would be the silence after short clips."""
@@ -143,7 +143,7 @@ def _compared_seconds(items: Sequence[Item]) -> float:
     import numpy as np
 
     covered = float(np.percentile([item.num_samples / item.sample_rate for item in items], COVERED_PERCENT))
-    return round(min(covered, MOST_SECONDS), 3) or MOST_SECONDS
+    return round(min(max(covered, LEAST_SECONDS), MOST_SECONDS), 3)
 
 
 def _made_rate(model: SoundOmni | Chain, of: str | None) -> int:

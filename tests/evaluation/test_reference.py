@@ -215,12 +215,6 @@ def test_a_long_reference_is_cut_and_long_clips_are_compared_at_their_beginning(
     assert reference_of(Long(2), model).judge.spectra.seconds == 10.0 and asked == [80000, 80000]
 
 
-def test_a_model_without_a_text_is_not_judged_by_captions(model: SoundOmni, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SoundOmni, "takes_text", property(lambda self: False))
-    result = score_outcome(outcome_of(Sounds(4, first=100)), judges=Judges(reference=reference_of(Sounds(24), model)))
-    assert result["reference"]["notes"] == ["captions are not judged: the model does not take a text"]
-
-
 def test_a_clip_that_is_not_finite_is_refused_in_one_line(model: SoundOmni) -> None:
     outcome = outcome_of(Sounds(2, first=100))
     outcome.generated[1] = Audio.unchecked(np.full((1, 4000), np.nan, np.float32), 8000)
