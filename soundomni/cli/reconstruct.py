@@ -227,7 +227,7 @@ def _compared(codec: Codec, file: Path, levels: Sequence[int | None], args: argp
     clip = Audio(*read_audio(file))
     compared = []
     for made in round_trips(codec, clip, levels, chunk_seconds=args.chunk):
-        compared.append(compare(clip, made))
+        compared.append(compare(clip, made, keeps_waveform=codec.keeps_waveform))
     return clip, made, compared
 
 

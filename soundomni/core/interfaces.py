@@ -135,6 +135,9 @@ class Codec(nn.Module, ABC):
     decodes: ClassVar[bool] = True
     """Whether `decode` makes waveforms. If False, as for semantic tokens, the codec only encodes, and `decode` raises DataError."""
 
+    keeps_waveform: ClassVar[bool] = True
+    """Whether `decode` aims at the clip's own samples. If False, as without phases, spectra are compared instead of SI-SDR."""
+
     @property
     def loss_names(self) -> tuple[str, ...]:
         """Names of the losses of the codec's own that `reconstruct` returns; none by default."""

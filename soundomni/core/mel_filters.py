@@ -47,6 +47,15 @@ def mel_filters(
     return np.asarray(triangles * (2.0 / (upper - lower)) if scale == "slaney" else triangles)
 
 
+def mels_between(low: float, high: float) -> float:
+    """Return the distance of two frequencies in Hz on the HTK scale, in mel.
+
+    >>> round(mels_between(0.0, 8000.0))
+    2840
+    """
+    return _htk_mels(high) - _htk_mels(low)
+
+
 def _slaney_mels(hertz: float) -> float:
     """Return the Slaney mels of a frequency: linear up to 1 kHz, logarithmic above."""
     if hertz < _BREAK_HERTZ:

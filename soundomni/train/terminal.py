@@ -74,7 +74,7 @@ class ProgressLines:
         self._step, self._time = initial, clock()
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write a line for `step` if one is due, and the losses at single timesteps whenever they are measured."""
+        """Write a line for `step` if it is time for one, and the losses at single timesteps whenever they are measured."""
         for line in by_timestep(step, metrics):
             tell(line)
         steps, seconds = step - self._step, self._clock() - self._time

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from soundomni.vae.measured_codes import MeasuredCodesCodec
 from soundomni.vae.mel_magnitude import MelMagnitudeCodec
 
@@ -20,6 +22,8 @@ class MelCodesCodec(MeasuredCodesCodec):
     Raises:
         SpecError: an argument is out of range.
     """
+
+    keeps_waveform: ClassVar[bool] = False
 
     def __init__(
         self,

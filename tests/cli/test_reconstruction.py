@@ -74,6 +74,17 @@ def codes_model(tiny_spec: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="module")
+def mel_model(tiny_spec: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory whose codec keeps no phases."""
+    codec = "{class_path: mel-magnitude, init_args: {sample_rate: 8000, rounds: 4}}"
+    spec = load_spec([tiny_spec], [("model.codec", codec), ("model.normalize", "none")])
+    tokenizer = TextTokenizer.train(["a"], vocab_size=300)
+    folder = tmp_path_factory.mktemp("mel") / "model"
+    SoundOmni(build_model(spec.of_model, vocab_size=tokenizer.vocab_size), spec, tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of clips in several formats, rates, channels and odd lengths, with subfolders."""
     root = tmp_path_factory.mktemp("mixed")
@@ -121,6 +132,29 @@ def test_evaluate_names_the_rates_and_what_the_codec_leaves_out(
     assert "the codec is at 8000 Hz and keeps 0-4000 Hz; files: 1 at 8000 Hz, 2 at 44100 Hz" in out
     rows = {row.split()[1]: row.split() for row in out.splitlines() if row.startswith("reconstructed  ")}
     assert float(rows["si_sdr"][2]) > 50 > float(rows["si_sdr_file"][2]) and rows["energy_above"][2:4] == ["33.3", "%"]
+
+
+def test_a_codec_without_phases_is_measured_by_its_spectra(
+    mel_model: Path, tmp_path: Path, result: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i, rate in enumerate((44100, 8000)):
+        clip = tones(rate, (500.0, 0.2), seconds=0.9)
+        soundfile.write(tmp_path / f"{i}.wav", clip.waveform.T, rate)
+    paths = [tmp_path / f"{i}.wav" for i in range(2)]
+    command = ("reconstruct", *paths, "--model", mel_model, "--format", "wav32f")
+    whole, cut = (result(*command, "--out", tmp_path / name, "--chunk", chunk) for name, chunk in (("a", "9"), ("b", "0.3")))
+    for one, other in zip(whole["files"], cut["files"], strict=True):
+        made, again = (soundfile.read(row["out"])[0] for row in (one, other))
+        np.testing.assert_allclose(again, made, atol=1e-6)
+        assert one["si_sdr"] is None and one["si_sdr_file"] is None and one["mel_distance"] > 0
+    assert not any(name.startswith("si_sdr") for name in whole["table"][0]) and whole["table"][0]["of"]["mel_distance"] == 2
+    capsys.readouterr()
+    assert main([str(word) for word in (*command, "--out", tmp_path / "c")]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("SI-SDR n/a (no phases)") == 3 and "SI-SDR  " not in printed.splitlines()[-2]
+    dataset = f"{{class_path: audio-folder, init_args: {{path: '{tmp_path}', captions: false}}}}"
+    scores = result("evaluate", "--model", mel_model, "--dataset", dataset, "--tasks", "reconstruct")["reconstructed"]
+    assert scores.keys() >= {"mel_distance", "stft_distance_file"} and not any(name.startswith("si_sdr") for name in scores)
 
 
 @pytest.mark.parametrize("rate", ["codec", "file"])

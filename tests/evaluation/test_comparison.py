@@ -6,6 +6,7 @@ import pytest
 from soundomni import Audio
 from soundomni.core.waveform import resample
 from soundomni.evaluation import compare, comparison_text
+from soundomni.evaluation.tasks.reconstruction import reconstruction_scores
 
 
 def tones(rate: int, *parts: tuple[float, float], channels: int = 1, seconds: float = 0.5) -> Audio:
@@ -55,3 +56,17 @@ def test_silence_and_single_samples_are_measured() -> None:
         clip = Audio(np.zeros((1, samples), np.float32), 44100)
         found = compare(clip, through(clip, 8000))
         assert found.at_file["si_sdr"] is None and found.energy_above == 0.0 and "undefined (silence)" in comparison_text(found)
+
+
+def test_a_codec_without_phases_has_no_si_sdr() -> None:
+    clip = tones(44100, (500.0, 0.2))
+    made = through(clip, 8000)
+    found, usual = compare(clip, made, keeps_waveform=False), compare(clip, made)
+    assert found.at_codec["si_sdr"] is None and found.at_file["si_sdr"] is None
+    for name in ("stft_distance", "mel_distance"):
+        assert found.at_codec[name] == usual.at_codec[name] and found.at_file[name] == usual.at_file[name]
+    text = comparison_text(found)
+    assert text.count("SI-SDR n/a (no phases)") == 2 and "undefined" not in text and "n/a" not in comparison_text(usual)
+    data = found.to_json()
+    assert data["si_sdr"] is None and data["si_sdr_file"] is None and data["mel_distance"] is not None
+    assert reconstruction_scores([found]).keys() == reconstruction_scores([usual]).keys() - {"si_sdr", "si_sdr_file"}

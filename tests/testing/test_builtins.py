@@ -125,6 +125,7 @@ class TestHarmonicCodes(Measured, testing.CodecSuite):
 MEL = {"sample_rate": RATE, "frame_size": 8, "window": 32, "num_mels": 10, "rounds": 4}
 TestMelMagnitude = suite(testing.CodecSuite, "MelMagnitude", "mel-magnitude", **MEL)
 TestMelMagnitudeStereo = suite(testing.CodecSuite, "MelMagnitudeStereo", "mel-magnitude", **MEL, channels=2)
+TestMelMagnitudeDefaults = suite(testing.CodecSuite, "MelMagnitudeDefaults", "mel-magnitude", sample_rate=RATE, rounds=3)
 
 
 class TestMelCodes(Measured, testing.CodecSuite):

@@ -95,5 +95,5 @@ def _check(codec: Codec, waveform: np.ndarray, sample_rate: int) -> tuple[dict[s
         codes = encoded(codec, clip).values
         counts = {"frames": codes.shape[-1], "different_codes": len(set(codes.flatten().tolist()))}
         return counts, f"{counts['frames']:,} frames, {counts['different_codes']:,} different codes"
-    found = compare(clip, round_trip(codec, clip))
+    found = compare(clip, round_trip(codec, clip), keeps_waveform=codec.keeps_waveform)
     return found.to_json(), comparison_text(found)

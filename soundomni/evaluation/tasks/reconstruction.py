@@ -32,6 +32,7 @@ class Comparison:
         energy_above: share of the file's energy, from 0 to 1, above what the codec's rate can keep.
         bandwidth, file_bandwidth: frequency in Hz below which 99 % of the energy lies, of the codec's output and of the
             file; None for silence.
+        keeps_waveform: whether the codec keeps the waveform itself. If not, SI-SDR does not apply, and is None.
     """
 
     codec_rate: int
@@ -41,6 +42,7 @@ class Comparison:
     energy_above: float
     bandwidth: float | None
     file_bandwidth: float | None
+    keeps_waveform: bool = True
 
     @property
     def kept_hz(self) -> float:
@@ -62,11 +64,15 @@ class Comparison:
 
 def reconstruct_clips(model: SoundOmni, clips: Sequence[Audio], *, of: str | None, observer: Observer) -> list[Comparison]:
     """Send every clip through the codec of a modality and back, and compare it with the result."""
-    return [compare(clip, model.reconstruct(clip, of=of)) for clip in counted(clips, "reconstructing", total=len(clips), observer=observer)]
+    keeps = model.model.made(of).codec.keeps_waveform
+    tracked = counted(clips, "reconstructing", total=len(clips), observer=observer)
+    return [compare(clip, model.reconstruct(clip, of=of), keeps_waveform=keeps) for clip in tracked]
 
 
-def compare(clip: Audio, made: Audio) -> Comparison:
+def compare(clip: Audio, made: Audio, *, keeps_waveform: bool = True) -> Comparison:
     """Measure what came back through a codec, `made`, against the clip that went in.
+
+    Without the codec's `keeps_waveform`, there is no SI-SDR.
 
     Both get the codec's channels and are compared twice: at the codec's rate, to which the clip is resampled, and at
     the clip's own rate, to which `made` is resampled.
@@ -77,10 +83,10 @@ def compare(clip: Audio, made: Audio) -> Comparison:
     channels = made.waveform.shape[0]
     reference = match_channels(clip.waveform, channels)
     given = convert(clip, channels=channels, sample_rate=made.sample_rate)
-    at_codec = _measured(given, made.waveform, made.sample_rate)
+    at_codec = _measured(given, made.waveform, made.sample_rate, keeps_waveform=keeps_waveform)
     at_file = at_codec
     if clip.sample_rate != made.sample_rate:
-        at_file = _measured(reference, at_rate_of(clip, made).waveform, clip.sample_rate)
+        at_file = _measured(reference, at_rate_of(clip, made).waveform, clip.sample_rate, keeps_waveform=keeps_waveform)
     return Comparison(
         codec_rate=made.sample_rate,
         file_rate=clip.sample_rate,
@@ -89,6 +95,7 @@ def compare(clip: Audio, made: Audio) -> Comparison:
         energy_above=energy_above(clip.waveform, clip.sample_rate, made.sample_rate / 2),
         bandwidth=_bandwidth(made.waveform, made.sample_rate),
         file_bandwidth=_bandwidth(reference, clip.sample_rate),
+        keeps_waveform=keeps_waveform,
     )
 
 
@@ -107,18 +114,19 @@ def _bandwidth(waveform: np.ndarray, sample_rate: int) -> float | None:
     return round(bandwidth(waveform, sample_rate), 1) if waveform.any() else None
 
 
-def _measured(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> Measures:
+def _measured(reference: np.ndarray, estimate: np.ndarray, sample_rate: int, *, keeps_waveform: bool) -> Measures:
     """Return SI-SDR in dB, multi-resolution STFT distance and mel distance in dB of `[C, S]` at one rate.
 
     SI-SDR is limited to ±MOST_DECIBELS, because one clip that comes back exactly, or as silence, would dominate a mean
     otherwise. Measures relative to silence are None: SI-SDR with a silent channel, and the STFT distance of a silent
-    clip.
+    clip. Without `keeps_waveform`, SI-SDR is None too.
     """
     from soundomni.metrics.waveform_distances import mel_distance, multi_resolution_stft_distance, si_sdr
 
     sounding = reference.any(axis=1)
+    has_ratio = keeps_waveform and sounding.all()
     return {
-        "si_sdr": min(max(si_sdr(reference, estimate), -MOST_DECIBELS), MOST_DECIBELS) if sounding.all() else None,
+        "si_sdr": min(max(si_sdr(reference, estimate), -MOST_DECIBELS), MOST_DECIBELS) if has_ratio else None,
         "stft_distance": multi_resolution_stft_distance(reference, estimate) if sounding.any() else None,
         "mel_distance": mel_distance(reference, estimate, sample_rate),
     }
