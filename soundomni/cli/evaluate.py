@@ -42,6 +42,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="dataset to measure on instead of a list: a name, or YAML with class_path and init_args",
     )
     parser.add_argument(
+        "--reference",
+        metavar="SLOT",
+        help="dataset that the model was trained on, written like --dataset, which must then hold other clips: compares "
+        "generated clips with it (nearest clip, classifier, novelty, bandwidth), and as a ceiling the clips of --dataset",
+    )
+    parser.add_argument(
         "--tasks",
         nargs="+",
         choices=TASKS,
@@ -98,7 +104,8 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from soundomni.cli.console import emit
     from soundomni.cli.result_lines import result_lines
     from soundomni.cli.stderr_observer import StderrObserver
-    from soundomni.evaluation import evaluate, load_judges, open_data
+    from soundomni.core.spec.load import parse_slot
+    from soundomni.evaluation import evaluate, load_judges, open_data, open_reference
     from soundomni.evaluation.judges import check_judged_tasks
 
     _check(args)
@@ -108,6 +115,10 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     tasks = data.choose_tasks(args.tasks)
     if args.clap or args.classifier:
         check_judged_tasks(tasks)
+    reference = None
+    if args.reference is not None:
+        check_judged_tasks(tasks, by_reference=True)
+        reference = open_reference(parse_slot("reference", args.reference), data, trust_class_paths=args.trust_class_paths)
     judges = load_judges(clap=args.clap, classifier=args.classifier, device=device)
     model = load_model_or_chain(args, overrides, device=device)
     check_modality(model, args.of)
@@ -123,6 +134,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         guidance_scale=args.guidance,
         of=args.of,
         judges=judges,
+        reference=reference,
         save=args.save,
         loaded_from=args.model,
         adapter=args.adapter,

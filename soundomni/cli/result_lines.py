@@ -16,7 +16,8 @@ def result_lines(result: Mapping[str, Any]) -> list[str]:
     rows = [[row["task"], row["score"], score_text(row["score"], row["value"]), _interval(row), row["of"]] for row in result["details"]]
     shown = table(["task", "score", "value", "95 % interval", "of"], rows).splitlines()
     rates = [_rates_line(result["rates"])] if "rates" in result else []
-    return [head, *shown, *rates, *(f"not measured: {line}" for line in result["not_measured"])]
+    compared = _reference_lines(result["reference"]) if "reference" in result else []
+    return [head, *shown, *rates, *compared, *(f"not measured: {line}" for line in result["not_measured"])]
 
 
 def _rates_line(rates: Mapping[str, Any]) -> str:
@@ -29,6 +30,25 @@ def _rates_line(rates: Mapping[str, Any]) -> str:
         f"{line}; scores named _file compare with the files at their own rate; "
         "energy_above is the share of their energy above what the codec keeps"
     )
+
+
+def _reference_lines(reference: Mapping[str, Any]) -> list[str]:
+    """Return lines about the clips that generated ones were compared with, and what was found besides scores."""
+    from soundomni.core.errors import amount
+    from soundomni.evaluation.caption_scores import MOST_NAMED
+
+    clips, captions = amount(reference["clips"], "training clip"), amount(reference["captions"], "caption")
+    scope = f"{clips} of {captions}" if reference["captions"] else clips
+    how = f"compared at {reference['sample_rate']} Hz, up to {reference['seconds']:g} s"
+    lines = [f"reference: {scope}, {how}; scores named _of_data are those of the held-out clips themselves"]
+    wrong = [f"'{row['caption']}' as '{row['heard']}' {row['clips']} of {row['of']}" for row in reference["confusions"]]
+    copies = [f"'{row['clip']}' of '{row['of']}' ({row['novelty']:.2f})" for row in reference["copies"]]
+    near = f"copies (novelty below {reference['copy_below']:g}), generated for"
+    for title, rows in (("classified wrongly", wrong), (near, copies)):
+        if rows:
+            more = f"; and {len(rows) - MOST_NAMED} more" if len(rows) > MOST_NAMED else ""
+            lines.append(f"{title}: {'; '.join(rows[:MOST_NAMED])}{more}")
+    return [*lines, *(f"saturated: {line}" for line in reference["saturated"]), *(f"note: {line}" for line in reference["notes"])]
 
 
 def _interval(row: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@
 | open the data | `open_data`, `open_list`, `shipped_lists` |
 | let the model do its tasks | `run_model`, with `Settings`, gives an `Outcome` |
 | score what it made and said | `score_outcome`, with `load_judges` for networks that judge |
+| compare generated clips with those of training | `open_reference`, `read_reference` |
 | save the outcome | `save_outcome`, `made_with` |
 | show a score | `score_text`, `comparison_text` |
 | compare a clip with what came back through a codec | `compare` |
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from soundomni.evaluation.observer import Observer, Progress, Silent
     from soundomni.evaluation.outcome import Outcome
     from soundomni.evaluation.provenance import made_with
+    from soundomni.evaluation.reference import Reference, open_reference, read_reference
     from soundomni.evaluation.result_text import comparison_text, score_text
     from soundomni.evaluation.running import run_model
     from soundomni.evaluation.saving import save_outcome
@@ -45,6 +47,7 @@ _MODULES = {
     "observer": ("Observer", "Progress", "Silent"),
     "outcome": ("Outcome",),
     "provenance": ("made_with",),
+    "reference": ("Reference", "open_reference", "read_reference"),
     "result_text": ("comparison_text", "score_text"),
     "running": ("run_model",),
     "saving": ("save_outcome",),
@@ -66,6 +69,7 @@ __all__ = [
     "Observer",
     "Outcome",
     "Progress",
+    "Reference",
     "Score",
     "Settings",
     "Silent",
@@ -77,6 +81,8 @@ __all__ = [
     "made_with",
     "open_data",
     "open_list",
+    "open_reference",
+    "read_reference",
     "run_model",
     "save_outcome",
     "score_outcome",

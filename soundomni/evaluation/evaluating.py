@@ -5,6 +5,7 @@ on.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from soundomni.evaluation.evaluation_data import EvaluationData, open_data
 from soundomni.evaluation.judges import NO_JUDGES, Judges, check_judged_tasks
 from soundomni.evaluation.observer import SILENT, Observer
 from soundomni.evaluation.provenance import check_sources, made_with
+from soundomni.evaluation.reference import open_reference, read_reference
 from soundomni.evaluation.running import run_model
 from soundomni.evaluation.saving import empty_folder, save_outcome
 from soundomni.evaluation.scoring import score_outcome
@@ -37,6 +39,7 @@ def evaluate(
     guidance_scale: float | None = None,
     of: str | None = None,
     judges: Judges = NO_JUDGES,
+    reference: Slot | Dataset | EvaluationData | None = None,
     save: str | Path | None = None,
     loaded_from: str | Path | None = None,
     adapter: str | Path | None = None,
@@ -54,6 +57,8 @@ def evaluate(
         num_steps, guidance_scale: settings of the sampler; None for the model's own.
         of: the modality to generate, continue, vary and reconstruct; None stands for the first one that the model makes.
         judges: networks that judge generated clips, see `load_judges`.
+        reference: clips that the model was trained on. Generated clips are compared with them, and so are the real clips
+            of `data`, which the model must not have been trained on; see `judge_captions`.
         save: directory for the generated audio and text, see `save_outcome`; it must be empty or not exist.
         loaded_from: name or directory that the model was loaded from; only recorded, with the checksum of its weights.
         adapter: directory of adapters that have been merged into the model; only recorded, with its checksum.
@@ -64,8 +69,9 @@ def evaluate(
 
     Raises:
         SpecError: an argument is of a wrong kind, there is no such list, a number is out of its range, a task is unknown,
-            or judges have nothing to judge.
-        DataError: a path is of a wrong kind, none of the clips can be read and measured, or `save` cannot be written to.
+            judges or the reference have nothing to judge, or the reference is the measured data.
+        DataError: a path is of a wrong kind, none of the clips can be read and measured, none of the reference's can be
+            read, or `save` cannot be written to.
         CheckpointError: there is no model `loaded_from`, or no adapter.
         PluginError: there is no dataset plugin of the slot's name.
     """
@@ -75,10 +81,15 @@ def evaluate(
     settings = Settings(
         limit=limit, seed=seed, batch_size=batch_size, num_steps=num_steps, guidance_scale=guidance_scale, of=of, tasks=chosen
     )
-    if judges:
+    if judges.has_networks:
         check_judged_tasks(chosen)
+    if reference is not None:
+        check_judged_tasks(chosen, by_reference=True)
+        compared = open_reference(reference, opened)
     loaded_from, adapter = _as_directories(loaded_from=loaded_from, adapter=adapter)
     check_sources(loaded_from, adapter)
+    if reference is not None:
+        judges = replace(judges, reference=read_reference(compared, model, of=of, observer=observer))
     (folder,) = (None if path is None else empty_folder(path) for path in _as_directories(save=save))
     outcome = run_model(model, opened.dataset, settings, judges=judges, observer=observer)
     if folder is not None:

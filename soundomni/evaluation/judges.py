@@ -1,4 +1,4 @@
-"""Networks that judge generated clips, loaded from the user's own directories, and their scores."""
+"""What judges generated clips: networks, loaded from the user's own directories, and their scores; and a reference."""
 
 from __future__ import annotations
 
@@ -14,26 +14,34 @@ if TYPE_CHECKING:
     import numpy as np
 
     from soundomni.core.waveform import Audio
+    from soundomni.evaluation.reference import Reference
     from soundomni.metrics.clap import ClapEmbedder
     from soundomni.metrics.classifier import AudioClassifier
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judges:
-    """A CLAP network and an audio classifier, or None for either.
+    """A CLAP network, an audio classifier and a reference, or None for any of them.
 
     Args:
         clap, classifier: the networks.
         clap_directory, classifier_directory: directories that they were loaded from, to identify them in a result; None
             if unknown.
+        reference: real clips that the model was trained on, see `read_reference`.
     """
 
     clap: ClapEmbedder | None = None
     classifier: AudioClassifier | None = None
     clap_directory: str | None = None
     classifier_directory: str | None = None
+    reference: Reference | None = None
 
     def __bool__(self) -> bool:
+        return self.has_networks or self.reference is not None
+
+    @property
+    def has_networks(self) -> bool:
+        """Whether there is a network, which compares sets of at least two clips."""
         return self.clap is not None or self.classifier is not None
 
 
@@ -53,12 +61,12 @@ def load_judges(*, clap: str | None = None, classifier: str | None = None, devic
     )
 
 
-def check_judged_tasks(tasks: Sequence[str]) -> None:
-    """Raise SpecError if no task makes anything that a network could judge."""
+def check_judged_tasks(tasks: Sequence[str], *, by_reference: bool = False) -> None:
+    """Raise SpecError if no task makes anything that a network, or a reference, could judge."""
     if "generate" not in tasks:
+        judge, cure = ("a reference", "the reference") if by_reference else ("a CLAP network or a classifier", "the networks")
         raise SpecError(
-            f"a CLAP network or a classifier judges the clips of the task generate, but the tasks are {', '.join(tasks)}. "
-            "Add generate, or leave the networks out"
+            f"{judge} judges the clips of the task generate, but the tasks are {', '.join(tasks)}. Add generate, or leave {cure} out"
         )
 
 

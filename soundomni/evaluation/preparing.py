@@ -11,6 +11,7 @@ from soundomni.core.errors import DataError, SpecError, none_of
 from soundomni.core.limits import check_seed
 from soundomni.evaluation.judges import Judges
 from soundomni.evaluation.lazy_clips import Clips
+from soundomni.evaluation.left_out import left_out, listed
 from soundomni.evaluation.observer import Observer, counted
 from soundomni.evaluation.outcome import Outcome
 from soundomni.evaluation.settings import TASKS
@@ -56,33 +57,18 @@ def _read(dataset: Dataset, count: int, observer: Observer) -> Outcome:
     if count == 0:
         raise DataError("there is nothing to evaluate on: the dataset is empty")
     clips = Clips(dataset, range(count))
-    places, failures = [], _listed(dataset, observer)
+    places, failures = [], listed(dataset, observer)
     for i in counted(range(count), "reading clips", total=count, observer=observer):
         try:
             clips[i]
         except UnreadableAudioError as error:
-            failures.append(_left_out(dataset.item(i).key, str(error), observer))
+            failures.append(left_out(dataset.item(i).key, str(error), observer))
         else:
             places.append(i)
     if not places:
         raise DataError(f"there is nothing to evaluate on: {none_of(count, 'clip')} can be read")
     items = [dataset.item(i) for i in places]
     return Outcome(items=items, clips=clips.at(places), unreadable=len(failures), failures=failures)
-
-
-def _listed(dataset: Dataset, observer: Observer) -> list[dict[str, str]]:
-    """Return the files that the dataset found unreadable when it listed them; report which others it leaves out."""
-    from soundomni.data.reports import name_first
-
-    others = [skip for skip in dataset.skipped if skip.kind != "unreadable"]
-    if others:
-        observer.note(f"{len(others)} of {len(others) + len(dataset)} items of the dataset cannot be used: {name_first(others)}")
-    return [_left_out(skip.key, skip.reason, observer) for skip in dataset.skipped if skip.kind == "unreadable"]
-
-
-def _left_out(key: str, reason: str, observer: Observer) -> dict[str, str]:
-    observer.note(f"left out '{key}': {reason}")
-    return {"file": key, "error": reason}
 
 
 def _leave_out(outcome: Outcome, unfit: Mapping[int, DataError], observer: Observer) -> None:
@@ -92,7 +78,7 @@ def _leave_out(outcome: Outcome, unfit: Mapping[int, DataError], observer: Obser
     assert isinstance(outcome.clips, Clips), "as _read made them"
     for place, error in unfit.items():
         key = outcome.items[place].key
-        outcome.failures.append(_left_out(key, str(error).removeprefix(f"'{key}': "), observer))
+        outcome.failures.append(left_out(key, str(error).removeprefix(f"'{key}': "), observer))
     places = [place for place in range(len(outcome.items)) if place not in unfit]
     outcome.items, outcome.clips = [outcome.items[place] for place in places], outcome.clips.at(places)
     outcome.unmeasurable = len(unfit)
@@ -114,7 +100,7 @@ def _obstacle(task: str, model: SoundOmni | Chain, items: Sequence[Item], *, jud
     if task == "answer" and not any(item.questions for item in items):
         return "no clip has a question"
     if task == "generate" and not (judged or toys):
-        return "the clips are not toy sounds, and there is no CLAP network or classifier to judge others"
+        return "the clips are not toy sounds, and there is no reference, CLAP network or classifier to judge others"
     if task in ("continue", "vary") and not toys:
         return "the clips are not toy sounds, and signal analysis only understands those"
     return None

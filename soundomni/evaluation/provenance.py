@@ -43,7 +43,7 @@ def made_with(
         data: the data that it was measured on.
         settings: how it was run.
         outcome: what it made; its items and clips are the measured ones.
-        judges: networks that judged the generated clips.
+        judges: networks and reference that judged the generated clips.
         loaded_from: the name or directory that the model was loaded from; None if unknown.
         adapter: directory of the adapters that were merged into the model, if any.
 
@@ -58,6 +58,7 @@ def made_with(
     stages = _stages(model)
     specs = [stage.spec for stage in stages.values()]
     last = list(stages.values())[-1]
+    datasets = [data.plugin, *([] if judges.reference is None else [judges.reference.data.plugin])]
     return {
         "model": _model(model, loaded_from),
         "adapter": None if adapter is None else _adapter(adapter),
@@ -68,6 +69,7 @@ def made_with(
             "audio_sha256": audio_sha256((clip.waveform, clip.sample_rate) for clip in outcome.clips),
         },
         "clips": None if model.clips is None else dataclasses.asdict(model.clips),
+        **({} if judges.reference is None else {"reference": judges.reference.identity()}),
         "limit": settings.count(len(data.dataset)),
         "seed": settings.seed,
         "batch": settings.batch_size,
@@ -75,7 +77,9 @@ def made_with(
         **({"stages": {name: _sampling(stage, settings) for name, stage in stages.items()}} if isinstance(model, Chain) else {}),
         "resampler": {"name": "soxr", "quality": RESAMPLER_QUALITY, "version": version("soxr")},
         "device": str(last.model.device),
-        "plugins": distributions([("dataset", data.plugin), *((kind, slot) for spec in specs for _, kind, slot in slots(spec))]),
+        "plugins": distributions(
+            [*(("dataset", slot) for slot in datasets), *((kind, slot) for spec in specs for _, kind, slot in slots(spec))]
+        ),
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
     }
 

@@ -16,6 +16,8 @@ _FORMS = {
     "cider_d": "{:.2f}",
     "kl": "{:.3f}",
     "level_step": "{:.2f} dB",
+    **dict.fromkeys(("novelty", "novelty_of_data"), "{:.2f}"),
+    **dict.fromkeys(("bandwidth", "bandwidth_of_data"), "{:.0f} Hz"),
 }
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from soundomni.evaluation.caption_scores import Judged, judge_captions
 from soundomni.evaluation.judges import NO_JUDGES, Judges, judge_scores
 from soundomni.evaluation.observer import SILENT, Observer
 from soundomni.evaluation.score import Scores
@@ -38,15 +39,18 @@ def score_outcome(outcome: Outcome, *, judges: Judges = NO_JUDGES, observer: Obs
         plain data: "clips", "unreadable" and "unmeasurable", counts; "failures", a row for each clip that is left out;
         "rates" of codec and files in Hz, if clips went through the codec; for each task that ran {score: value}, see
         RESULT_KEYS; "details", a row for each score with its task, how many clips or verdicts it sums up and its
-        interval, see `Score`; "not_measured", lines that say what is missing and why.
+        interval, see `Score`; "not_measured", lines that say what is missing and why; "reference", what a reference says
+        about generated clips besides scores, see `Judged`.
     """
-    found = _scores(outcome, judges, observer)
+    judged = _judged(outcome, judges, observer)
+    found = _scores(outcome, judges, judged, observer)
     return {
         "clips": len(outcome.clips),
         "unreadable": outcome.unreadable,
         "unmeasurable": outcome.unmeasurable,
-        "failures": outcome.failures,
+        "failures": [*outcome.failures, *(judges.reference.failures if judges.reference is not None else ())],
         **_rates(outcome),
+        **({"reference": judged.report} if judged is not None else {}),
         **{task: {name: one.value for name, one in scores.items()} for task, scores in found.items()},
         "details": [{"task": task, "score": name, **asdict(one)} for task, scores in found.items() for name, one in scores.items()],
         "not_measured": [f"{RESULT_KEYS[task]}: {why}" for task, why in outcome.not_measured.items()],
@@ -63,13 +67,22 @@ def _rates(outcome: Outcome) -> dict[str, Any]:
     return {"rates": {"codec": first.codec_rate, "codec_keeps_hz": [0, first.kept_hz], "files": counts}}
 
 
-def _scores(outcome: Outcome, judges: Judges, observer: Observer) -> dict[str, Scores]:
+def _judged(outcome: Outcome, judges: Judges, observer: Observer) -> Judged | None:
+    """Return what the reference says about generated clips, if there are both."""
+    if judges.reference is None or not outcome.generated:
+        return None
+    return judge_captions(outcome.items, outcome.clips, outcome.generated, judges.reference, observer=observer)
+
+
+def _scores(outcome: Outcome, judges: Judges, judged: Judged | None, observer: Observer) -> dict[str, Scores]:
     """Return the scores of each task that ran."""
     items = outcome.items
     found: dict[str, Scores] = {}
     if outcome.generated:
         found["generated"] = generation_scores(items, outcome.generated, observer=observer) if are_toys(items) else {}
-        if judges:
+        if judged is not None:
+            found["generated"] |= judged.scores
+        if judges.has_networks:
             prompts = [item.captions[0] for item in items]
             found["generated"] |= judge_scores(prompts, outcome.clips, outcome.generated, judges, observer=observer)
     if outcome.described:

@@ -18,6 +18,8 @@ DEFAULT_LIST = "new-combinations"
 DATASET_LIMIT = 100
 """How many clips of a dataset are measured by default."""
 DEFAULT_BATCH_SIZE = 16
+REFERENCE_LIMIT = 10_000
+"""How many clips of a reference generated clips are compared with."""
 
 
 @dataclass(frozen=True, kw_only=True)

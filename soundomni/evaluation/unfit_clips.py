@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from soundomni.core.errors import DataError
+from soundomni.core.errors import DataError, SpecError
 from soundomni.evaluation.judges import Judges
 from soundomni.evaluation.prompts import prompt_of
 
@@ -44,7 +44,7 @@ def find_unfit(
     Raises:
         DataError: no clip is left, or too few for the judges.
     """
-    judged = bool(judges) and "generate" in tasks
+    judged = judges.has_networks and "generate" in tasks
     if judged and count == 1:
         raise DataError(_TOO_FEW)
     unfit: dict[int, DataError] = {}
@@ -86,8 +86,8 @@ def _check_clip(model: SoundOmni | Chain, item: Item, clip: Audio, tasks: Sequen
 
 @contextmanager
 def _named(item: Item) -> Iterator[None]:
-    """Add the key of the item to an error."""
+    """Add the key of the item to an error. A SpecError here says that the item's length does not suit the model."""
     try:
         yield
-    except DataError as error:
+    except (DataError, SpecError) as error:
         raise DataError(f"'{item.key}': {error}") from error

@@ -10,5 +10,7 @@ network.
 | cider | agreement of a caption with several references |
 | bandwidth | how much of a sound lies above a frequency |
 | shares | how certain a share of right answers is |
+| caption_judge | whether a clip sounds like its caption and is new, judged by training clips only |
+| log_mel, nearest, softmax_classifier | what that judge is made of: features, nearest neighbors, a linear classifier |
 | clap, classifier | networks from a local directory that give embeddings, scores and probabilities |
 """

@@ -67,6 +67,16 @@ def test_evaluate_measures_what_a_chain_generates(tmp_path: Path, result: Any) -
     assert sum("a chain of models only generates and continues" in one for one in found["not_measured"]) == 2
 
 
+def test_evaluate_compares_what_chains_and_models_without_a_text_make_with_a_reference(tmp_path: Path, result: Any) -> None:
+    chain = Chain({name: stage(name, wider=8) for name in STAGES}).save_pretrained(tmp_path / "wider")
+    storm = stage("storm", wider=8).save_pretrained(tmp_path / "storm")
+    other = "{class_path: toy-sounds, init_args: {size: 40, seconds: 0.4, events: [1, 1], seed: 9}}"
+    for model, judged in ((chain, True), (storm, False)):
+        found = result("evaluate", "--model", model, "--dataset", TOYS, "--limit", 2, "--tasks", "generate", "--reference", other)
+        assert found["reference"]["sample_rate"] == 8 * RATE and found["generated"]["novelty"] > 0
+        assert ("captions are not judged: the model does not take a text" in found["reference"]["notes"]) != judged
+
+
 def test_evaluate_gives_no_captions_to_a_model_without_a_text(tmp_path: Path, result: Any) -> None:
     model = stage("storm", wider=8).save_pretrained(tmp_path / "storm")
     found = result("evaluate", "--model", model, "--dataset", TOYS, "--limit", 2, "--tasks", "generate", "continue", "vary")
