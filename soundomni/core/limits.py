@@ -46,10 +46,10 @@ def check_seed(seed: int, *, count: int = 1) -> None:
         raise SpecError(f"the seed is {seed}, and {count} seeds count up from it; expected at most {most}. Set a smaller seed")
 
 
-def check_scale(scale: float) -> None:
-    """Raise SpecError if a guidance scale is not finite, or beyond ±LARGEST_SCALE."""
+def check_scale(scale: float, *, name: str = "the guidance scale") -> None:
+    """Raise SpecError, with the name of the scale, if it is not finite, or beyond ±LARGEST_SCALE."""
     if not abs(scale) <= LARGEST_SCALE:
-        raise SpecError(f"the guidance scale is {scale:g}; expected a number from {-LARGEST_SCALE:,.0f} to {LARGEST_SCALE:,.0f}")
+        raise SpecError(f"{name} is {scale:g}; expected a number from {-LARGEST_SCALE:,.0f} to {LARGEST_SCALE:,.0f}")
 
 
 def check_strength(strength: float, *, name: str = "strength") -> None:

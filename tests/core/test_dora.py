@@ -168,7 +168,7 @@ def test_we_compute_what_peft_saved(tmp_path: Path) -> None:
         (lambda t: t[f"{QKV}.lora_magnitude_vector"].fill_(float("nan")), "lora_magnitude_vector' holds NaN or infinity"),
         (
             lambda t: t.update({f"{QKV}.lora_magnitude_vector": torch.ones(64, dtype=torch.int64)}),
-            "lora_magnitude_vector of 'backbone.blocks.0.experts.gen.qkv' holds int64; expected floating point",
+            "'base_model.model.backbone.blocks.0.experts.gen.qkv.lora_magnitude_vector' is int64; expected float32",
         ),
     ],
 )

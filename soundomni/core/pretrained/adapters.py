@@ -33,7 +33,7 @@ from soundomni.core.files.paths import place
 from soundomni.core.limits import LARGEST_SCALE
 from soundomni.core.pretrained.directory import public_name
 from soundomni.core.pretrained.foreign_weights import WeightFile, read_weights
-from soundomni.core.pretrained.weights import check_finite, write_tensors
+from soundomni.core.pretrained.weights import check_dtype, check_finite, write_tensors
 from soundomni.core.spec.schema import AdapterKind
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -322,8 +322,7 @@ def _check_values(path: Path, name: str, weight: Tensor, matrices: _Matrices, *,
     for kind, matrix in ((A, a), (B, b), (MAGNITUDE, magnitude)):
         if matrix is None:
             continue
-        if not matrix.is_floating_point():
-            raise CheckpointError(f"'{path}': {kind} of '{name}' holds {str(matrix.dtype).removeprefix('torch.')}; expected floating point")
+        check_dtype(f"{PREFIX}{name}.{kind}", matrix, path)
         check_finite(f"{PREFIX}{name}.{kind}", matrix, path)
     largest = float(a.abs().max()) * float(b.abs().max()) * len(a) * scale
     if magnitude is not None:
