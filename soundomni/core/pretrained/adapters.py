@@ -275,10 +275,10 @@ def _read_interval(file: Path, value: object) -> Interval | None:
     """Return the timesteps that a config gives, None for all. Raise CheckpointError for anything but an interval."""
     if value is None:
         return None
-    ends = [float(end) for end in value if _is_number(end, (int, float))] if isinstance(value, list) and len(value) == 2 else []
-    if not is_interval(tuple(ends)):
+    ends = [end for end in value if _is_number(end, (int, float))] if isinstance(value, list) and len(value) == 2 else []
+    if not is_interval(tuple(ends)):  # compared before it becomes a float, which cannot hold every integer
         raise CheckpointError(f"'{file}': {INTERVAL} is {shown(value)}; expected two numbers from 0 to 1, the lower one first")
-    return None if tuple(ends) == EVERYWHERE else (ends[0], ends[1])
+    return None if tuple(ends) == EVERYWHERE else (float(ends[0]), float(ends[1]))
 
 
 def _is_number(value: object, kind: type | tuple[type, ...]) -> bool:
@@ -333,7 +333,8 @@ def _check_values(path: Path, name: str, weight: Tensor, matrices: _Matrices, *,
     if magnitude is not None:
         wide = torch.promote_types(weight.dtype, torch.float32)
         norms = row_norms(weight.detach().to(wide), a.to(weight.device, wide), b.to(weight.device, wide), scale=scale)
-        if not bool((norms > 0).all() and norms.isfinite().all()):
+        ratios = magnitude.to(weight.device, wide) / norms
+        if not bool((norms > 0).all() and norms.isfinite().all() and ratios.isfinite().all()):
             raise CheckpointError(
                 f"'{path}' makes rows of '{name}' zero or infinite; such rows have no direction that {MAGNITUDE} could scale"
             )

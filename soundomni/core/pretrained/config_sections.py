@@ -12,8 +12,6 @@ from soundomni.core.errors import SpecError, shown
 from soundomni.core.limits import check_count
 from soundomni.core.spec.values import convert, join, unknown_key
 
-LARGEST_WHOLE = 2**63 - 1
-"""Largest size that torch can take. JSON has numbers of any length, which no float can hold."""
 _MISSING = object()
 
 
@@ -45,18 +43,17 @@ class Section:
     def take(self, name: str, annotation: Any, default: Any = _MISSING) -> Any:
         """Return a value; null counts as absent.
 
-        Raise SpecError if it has another type or a number that is not finite or beyond ±LARGEST_WHOLE, or is absent
-        and has no default.
+        Raise SpecError if it has another type or a number that is not finite, or is absent and has no default.
         """
         value = self._take(name, annotation, default)
         if name in self:
-            _check_numbers(value, join(self.key, name))
+            _check_finite(value, join(self.key, name))
         return value
 
     def take_whole(self, name: str, default: Any = _MISSING, *, least: int = 1, most: int, hint: str = "") -> int:
         """Return a whole number. Raise SpecError if it is out of range, with a hint what to do, or as `take` does."""
-        value: int = self._take(name, int, default)
         try:
+            value: int = self._take(name, int, default)
             check_count(join(self.key, name), value, least=least, most=most)
         except SpecError as error:
             raise SpecError(f"{error}. {hint}" if hint else str(error)) from error
@@ -80,7 +77,7 @@ class Section:
         for name in self._values:
             self._left.pop(name)
         found = convert(self._values, of, self.key)
-        _check_numbers(found, self.key)
+        _check_finite(found, self.key)
         return found
 
     def expect(self, name: str, expected: Any, *, by: str, default: Any = _MISSING) -> None:
@@ -109,16 +106,13 @@ class Section:
         return [join(self.key, name) for name in self._left]
 
 
-def _check_numbers(value: Any, key: str) -> None:
-    """Raise SpecError for a number that is not finite or too large, also in lists and dataclasses; mappings are read as
-    sections."""
+def _check_finite(value: Any, key: str) -> None:
+    """Raise SpecError for a number that is not finite, also in lists and dataclasses; mappings are read as sections."""
     if isinstance(value, float) and not math.isfinite(value):
         raise SpecError(f"{key} is {shown(value)}; expected a finite number")
-    if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
-        raise SpecError(f"{key} is {shown(value)}; expected a whole number of at most {LARGEST_WHOLE:,} in size")
     if isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
-            _check_numbers(item, f"{key}[{i}]")
+            _check_finite(item, f"{key}[{i}]")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
-            _check_numbers(getattr(value, field.name), join(key, field.name))
+            _check_finite(getattr(value, field.name), join(key, field.name))
