@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from soundomni.core.errors import ConstructionError, SoundOmniError
@@ -38,23 +38,24 @@ def replaced(tree: Any, path: Place, value: Any) -> Any:
     return changed
 
 
-def variants(tree: Any) -> Iterator[tuple[str, Any]]:
-    """Yield a text that says what was changed, and the changed tree: every number hostile, one at a time, and lists of numbers long."""
+def variants(tree: Any, values: Sequence[Any] = HOSTILE, *, lists: bool = True) -> Iterator[tuple[str, Any]]:
+    """Yield a text that says what was changed, and the changed tree: every number one of `values`, one at a time, and lists of numbers
+    long."""
     for path in numbers(tree):
         name = ".".join(map(str, path))
-        for value in HOSTILE:
+        for value in values:
             yield f"{name} = {repr(value)[:30]}", replaced(tree, path, value)
-        if isinstance(path[-1], int):
+        if lists and isinstance(path[-1], int):
             outer: Any = tree
             for key in path[:-1]:
                 outer = outer[key]
             yield f"{name}: a long list", replaced(tree, path[:-1], outer * 100_000)
 
 
-def faults(tree: Any, read: Callable[[Any], object]) -> list[str]:
+def faults(tree: Any, read: Callable[[Any], object], values: Sequence[Any] = HOSTILE, *, lists: bool = True) -> list[str]:
     """Return what is wrong with how `read` takes the variants of a tree: it may return, or refuse them in one short line."""
     found = []
-    for name, changed in variants(tree):
+    for name, changed in variants(tree, values, lists=lists):
         try:
             read(changed)
         except ConstructionError as error:
