@@ -49,7 +49,7 @@ def variants(tree: Any, values: Sequence[Any] = HOSTILE, *, lists: bool = True) 
             outer: Any = tree
             for key in path[:-1]:
                 outer = outer[key]
-            yield f"{name}: a long list", replaced(tree, path[:-1], outer * 100_000)
+            yield f"{name}: a long list", replaced(tree, path[:-1], outer * 5000)
 
 
 def faults(tree: Any, read: Callable[[Any], object], values: Sequence[Any] = HOSTILE, *, lists: bool = True) -> list[str]:

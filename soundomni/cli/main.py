@@ -180,18 +180,29 @@ def _add_global_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _check_out(args: argparse.Namespace) -> None:
-    """Raise UsageError if the place for a result is empty: an empty path would be the working directory."""
+    """Raise UsageError if the place for a result is empty, which would be the working directory, or has a name that is
+    too long, before the folders around it are made."""
     out = getattr(args, "out", None)
-    if isinstance(out, str) and not out.strip():
+    if not isinstance(out, str):
+        return
+    if not out.strip():
         raise UsageError(f"--out is {out!r}; expected the name of a file or folder")
+    if (told := _too_long(out)) is not None:
+        raise UsageError(told)
 
 
 def _described(error: OSError) -> str:
     """Return what went wrong with a file, in words if its name is too long."""
-    if error.errno != errno.ENAMETOOLONG or error.filename is None:
-        return str(error)
-    longest = max(PurePath(os.fsdecode(error.filename)).parts, key=lambda part: len(os.fsencode(part)), default="")
+    told = None if error.errno != errno.ENAMETOOLONG or error.filename is None else _too_long(os.fsdecode(error.filename))
+    return str(error) if told is None else told
+
+
+def _too_long(path: str) -> str | None:
+    """Return a sentence about the longest part of a path if no file system takes it; None if all parts are short enough."""
+    longest = max(PurePath(path).parts, key=lambda part: len(os.fsencode(part)), default="")
     size = len(os.fsencode(longest))
+    if size <= LONGEST_NAME:
+        return None
     return f"the name '{longest[:40]}…' has {size:,} bytes; expected at most {LONGEST_NAME}. Use a shorter name"
 
 

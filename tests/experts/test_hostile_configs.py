@@ -128,6 +128,29 @@ def test_the_backbones_refuse_sizes_that_no_model_has(name: str, size: str) -> N
             build("backbone", Slot(name, {size: value}), vocab_size=300, router=router)
 
 
+@pytest.mark.parametrize("family", list(CONFIGS))
+@pytest.mark.parametrize("name", ["", " ", "\t"])
+def test_a_text_encoder_without_a_name_is_refused(family: str, name: str) -> None:
+    parse, config = CONFIGS[family]
+    tree = config()
+    settings = tree["model"]["conditioning"]["configs"][0]["config"]
+    (key,) = [key for key in settings if key.endswith("model_name")]
+    settings[key] = name
+    with pytest.raises(SpecError, match=rf"config.{key} is '.*'; expected the name of a model, such as "):
+        parse(tree)
+
+
+@pytest.mark.parametrize("name", ["", " ", "\n"])
+def test_a_blank_name_of_a_pipeline_is_that_of_its_folder(name: str, pipeline: Path) -> None:
+    file = pipeline / "text_encoder" / "config.json"
+    text = file.read_text()
+    file.write_text(json.dumps(json.loads(text) | {"_name_or_path": name}))
+    try:
+        assert read_pipeline(pipeline, CODEC).config.conditions[0].settings["name"] == str(pipeline.resolve())
+    finally:
+        file.write_text(text)
+
+
 def test_the_variants_are_of_every_number() -> None:
     assert [name for name, _ in variants({"a": {"b": [1, 2]}, "c": True})] == [
         *(f"a.b.0 = {value}" for value in ("nan", "inf", "1e+300", f"1{29 * '0'}", 10**18, 10**9, 0, -1)),

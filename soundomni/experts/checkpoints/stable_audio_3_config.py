@@ -20,6 +20,7 @@ from soundomni.experts.checkpoints.stable_audio_model_config import (
     Objective,
     read_audio,
     read_conditions,
+    read_name,
     read_sizes,
 )
 from soundomni.experts.sizes import MOST_DIM
@@ -107,7 +108,7 @@ def _t5gemma(settings: Section) -> dict[str, Any]:
     """Read the settings of a T5Gemma conditioner, whose padding is a learned embedding."""
     settings.expect("project_out", False, by=MODEL, default=False)
     settings.expect("padding_mode", "learned", by="the encoder t5gemma")
-    read = {"name": settings.take("model_name", str, T5GEMMA_MODEL), "max_length": settings.take("max_length", int, LONGEST_TEXT)}
+    read = {"name": read_name(settings, "model_name", T5GEMMA_MODEL), "max_length": settings.take("max_length", int, LONGEST_TEXT)}
     settings.close(unused=("enable_grad", "output_dim", "model_path", "repo_id", "subfolder"))
     return read
 

@@ -261,4 +261,4 @@ def _text_encoder(folder: Path, other: str | None) -> tuple[str, str | None, tup
         return USUAL_T5, other, (f"the pipeline has no {NETWORK_FOLDER}; it was assumed to be {USUAL_T5}",)
     found = other or str(folder.resolve())
     with _config(folder, f"{NETWORK_FOLDER}/{CONFIG}", others=True) as section:
-        return section.take("_name_or_path", str, "") or found, found, ()
+        return section.take("_name_or_path", str, "").strip() or found, found, ()

@@ -206,10 +206,18 @@ def _check_conditions(conditions: Sequence[Condition]) -> None:
         raise SpecError(f"the conditions {', '.join(texts)} are all texts; {MODEL} takes only one, the prompt")
 
 
+def read_name(settings: Section, key: str, usual: str) -> str:
+    """Return the name of a text encoder. Raise SpecError for a blank one."""
+    name: str = settings.take(key, str, usual)
+    if not name.strip():
+        raise SpecError(f"{join(settings.key, key)} is {name!r}; expected the name of a model, such as {usual}")
+    return name
+
+
 def read_t5(settings: Section) -> dict[str, Any]:
     """Read the settings of a T5 conditioner, which is only imported if its features are used as they are."""
     settings.expect("project_out", False, by=MODEL, default=False)
-    read = {"name": settings.take("t5_model_name", str, USUAL_T5), "max_length": settings.take("max_length", int, LONGEST_TEXT)}
+    read = {"name": read_name(settings, "t5_model_name", USUAL_T5), "max_length": settings.take("max_length", int, LONGEST_TEXT)}
     settings.close(unused=("enable_grad", "output_dim"))
     return read
 
