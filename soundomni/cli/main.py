@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib
 import io
 import os
@@ -18,7 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import ModuleType
 from typing import TextIO
 
@@ -57,6 +58,8 @@ GLOBAL_OPTIONS = {
     "--trust-class-paths": "let a spec name classes by import path, which runs their code",
 }
 
+LONGEST_NAME = 255
+"""Most bytes of a file's name on usual file systems."""
 INTERRUPTED = 130
 PIPE_CLOSED = 141
 
@@ -100,7 +103,7 @@ def _status(arguments: list[str]) -> int:
     except OSError as error:
         if (plugin := _raised_by(error)) is not None:
             return _fail(arguments, f"error: {plugin} failed: {reason(error)}", status=1)
-        return _fail(arguments, f"error: {' '.join([str(error), *_notes(error)])}", status=2)
+        return _fail(arguments, f"error: {' '.join([_described(error), *_notes(error)])}", status=2)
     except BaseException as error:  # a plugin may raise anything, even SystemExit
         return _fail(arguments, _unexpected(arguments, error), status=1)
 
@@ -126,6 +129,7 @@ def _dispatch(arguments: list[str]) -> int:
         rest, overrides = split_overrides([*given, *after], parser, getattr(module, "names_of_clips", None))
         args, overrides = parser.parse_args(rest), [*early, *overrides]
         refuse_overrides(overrides, args)
+        _check_out(args)
     else:  # the help of a plugin was requested; as with --help, the rest of the line does not matter
         args, overrides = argparse.Namespace(json="--json" in given, trust_class_paths="--trust-class-paths" in given), []
     from soundomni.cli.console import results_only
@@ -173,6 +177,33 @@ def _add_global_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("global options (accepted anywhere)")
     for option, text in GLOBAL_OPTIONS.items():
         group.add_argument(option, action="store_true", help=text)
+
+
+def _check_out(args: argparse.Namespace) -> None:
+    """Raise UsageError if the place for a result is empty, which would be the working directory, or has a name that is
+    too long, before the folders around it are made."""
+    out = getattr(args, "out", None)
+    if not isinstance(out, str):
+        return
+    if not out.strip():
+        raise UsageError(f"--out is {out!r}; expected the name of a file or folder")
+    if (told := _too_long(out)) is not None:
+        raise UsageError(told)
+
+
+def _described(error: OSError) -> str:
+    """Return what went wrong with a file, in words if its name is too long."""
+    told = None if error.errno != errno.ENAMETOOLONG or error.filename is None else _too_long(os.fsdecode(error.filename))
+    return str(error) if told is None else told
+
+
+def _too_long(path: str) -> str | None:
+    """Return a sentence about the longest part of a path if no file system takes it; None if all parts are short enough."""
+    longest = max(PurePath(path).parts, key=lambda part: len(os.fsencode(part)), default="")
+    size = len(os.fsencode(longest))
+    if size <= LONGEST_NAME:
+        return None
+    return f"the name '{longest[:40]}…' has {size:,} bytes; expected at most {LONGEST_NAME}. Use a shorter name"
 
 
 def _is_reported_elsewhere(error: SoundOmniError) -> bool:

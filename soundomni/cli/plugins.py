@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import inspect
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from soundomni.cli.folders import expanded
 from soundomni.cli.parsing import Overrides, reads_no_spec
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     new = actions.add_parser("new", help="write a package with a working plugin", description="Write a package with a plugin and tests.")
     new.add_argument("kind", metavar="KIND", help="kind of plugin, such as codec")
     new.add_argument("name", metavar="NAME", help="lowercase words and dashes, such as acme-fold")
-    new.add_argument("--out", type=Path, metavar="DIR", help="folder to create (default: soundomni-NAME)")
+    new.add_argument("--out", type=expanded, metavar="DIR", help="folder to create (default: soundomni-NAME)")
 
 
 def run(args: argparse.Namespace, overrides: Overrides) -> int:

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the package and print the next commands."""
     from soundomni.cli.console import emit
 
-    folder = write_package(args.kind, args.name, args.out)
+    folder = write_package(args.kind, args.name, None if args.out is None else Path(args.out))
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     commands = (f"cd {folder}", "pip install -e '.[test]'", "pytest", f"soundomni plugins show {args.kind} {args.name}")
     text = "\n".join([f"wrote {folder}", "", *(f"    {command}" for command in commands)])

@@ -15,10 +15,13 @@ MOST_COMPARED = 5000
 """How many known names a name is compared with to find the nearest, if it is at most LONGEST_COMPARED long."""
 LONGEST_COMPARED = 200
 SHORT_NAME = 6
+LONGEST_NUMBER = 60
+"""Digits of a whole number in an error."""
 LONGEST_LINE = 4000
 """Characters of an error: the text that it quotes may come from a file without end."""
 
 _BREAKS = re.compile(r"[ \t]*[\n\r\v\f\x85\u2028\u2029]+\s*")
+_DIGITS = re.compile(rf"(\d{{{LONGEST_NUMBER}}})\d+…?")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Characters that a terminal obeys, including those that turn the direction of writing."""
 
@@ -148,11 +151,13 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a text as one line: line breaks become spaces, control characters are escaped, a long text is cut.
+    """Return a text as one line: line breaks become spaces, control characters are escaped, long numbers and a long
+    text are cut.
 
     >>> one_line("a\\n b \\x1b[2J")
     'a b \\\\x1b[2J'
     """
+    text = _DIGITS.sub(r"\1…", text)
     line = text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]}…"
     return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), _BREAKS.sub(" ", line))
 
@@ -165,6 +170,8 @@ def shown(value: object) -> str:
     """
     try:
         text = repr(value)
-    except (ValueError, RecursionError) as error:  # an integer with more digits than Python converts
+    except ValueError:  # an integer with more digits than Python converts
+        text = hex(value) if isinstance(value, int) else f"a {type(value).__name__} with a number of too many digits"
+    except RecursionError as error:
         return f"a value that cannot be shown ({error})"
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from math import inf
 
-from soundomni.core.errors import SpecError
+from soundomni.core.errors import SpecError, shown
 
 LONGEST_SECONDS = 86400.0
 LARGEST_SEED = 2**63 - 1
@@ -19,6 +19,8 @@ MOST_NEW_TOKENS = 65_536
 DEFAULT_STRENGTH = 0.5
 """How much a variation changes its clip by default."""
 MOST_VOCABULARY = 2**20
+HIGHEST_RATE, MOST_CHANNELS = 1_000_000, 1024
+"""Highest sample rate in Hz, and most audio channels."""
 
 
 def check_seconds(seconds: float, *, name: str = "seconds") -> None:
@@ -27,12 +29,12 @@ def check_seconds(seconds: float, *, name: str = "seconds") -> None:
         raise SpecError(f"{name} is {seconds:g}; expected a number above 0 and at most {LONGEST_SECONDS:,.0f}")
 
 
-def check_count(name: str, value: int, *, most: int | None = None) -> None:
-    """Raise SpecError if `value` is below 1 or above `most`."""
-    if value < 1:
-        raise SpecError(f"{name} is {value}; expected at least 1")
+def check_count(name: str, value: int, *, least: int = 1, most: int | None = None) -> None:
+    """Raise SpecError if `value` is below `least` or above `most`."""
+    if value < least:
+        raise SpecError(f"{name} is {shown(value)}; expected at least {least}")
     if most is not None and value > most:
-        raise SpecError(f"{name} is {value}; expected at most {most:,}")
+        raise SpecError(f"{name} is {shown(value)}; expected at most {most:,}")
 
 
 def check_seed(seed: int, *, count: int = 1) -> None:
@@ -44,10 +46,10 @@ def check_seed(seed: int, *, count: int = 1) -> None:
         raise SpecError(f"the seed is {seed}, and {count} seeds count up from it; expected at most {most}. Set a smaller seed")
 
 
-def check_scale(scale: float) -> None:
-    """Raise SpecError if a guidance scale is not finite, or beyond ±LARGEST_SCALE."""
+def check_scale(scale: float, *, name: str = "the guidance scale") -> None:
+    """Raise SpecError, with the name of the scale, if it is not finite, or beyond ±LARGEST_SCALE."""
     if not abs(scale) <= LARGEST_SCALE:
-        raise SpecError(f"the guidance scale is {scale:g}; expected a number from {-LARGEST_SCALE:,.0f} to {LARGEST_SCALE:,.0f}")
+        raise SpecError(f"{name} is {scale:g}; expected a number from {-LARGEST_SCALE:,.0f} to {LARGEST_SCALE:,.0f}")
 
 
 def check_strength(strength: float, *, name: str = "strength") -> None:

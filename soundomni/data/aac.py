@@ -25,6 +25,8 @@ NEEDS_PYAV = "pip install soundomni[m4a]"
 _FORMATS = ((rb".{4}ftyp", "mov"), (rb"\xff[\xf0\xf1\xf8\xf9]", "aac"))
 """First bytes, and the only demuxer that may read such a file: others could open more files."""
 _HEAD = 8
+_ENCRYPTED_TAGS = ("drms", "enca")  # codec tags of streams that stores sell, and of Common Encryption
+_ENCRYPTED = "its audio is encrypted, or has a codec that PyAV cannot decode"
 _PADDING = 8192  # most samples that encoders add at both ends; if the container announces them, the decoder drops them
 
 
@@ -112,7 +114,10 @@ class AacReader:
 
 
 def _opened(file: BinaryIO, format: str) -> tuple[Any, Any]:
-    """Return the container and its first audio stream. Raise ContainerError if it has none, or less audio than it announces."""
+    """Return the container and its first audio stream.
+
+    Raise ContainerError if it has none, cannot be decoded, or has less audio than it announces.
+    """
     import av
 
     size = file.seek(0, os.SEEK_END)
@@ -122,6 +127,8 @@ def _opened(file: BinaryIO, format: str) -> tuple[Any, Any]:
         if not container.streams.audio:
             raise ContainerError("it has no audio")
         stream = container.streams.audio[0]
+        if stream.codec_context is None or stream.codec_context.codec_tag in _ENCRYPTED_TAGS:
+            raise ContainerError(_ENCRYPTED)
         stream.codec_context.thread_count = 1
         end = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
         if format == "mov" and end > size:
@@ -134,13 +141,17 @@ def _opened(file: BinaryIO, format: str) -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def _errors() -> Iterator[None]:
-    """Turn errors of PyAV into ContainerError."""
+    """Turn errors of PyAV into ContainerError. Their own texts, such as "Operation not permitted", do not describe a file."""
     import av
 
     try:
         yield
+    except av.error.PatchWelcomeError as error:
+        raise ContainerError("it is damaged, or in a form of its codec that PyAV cannot decode") from error
+    except av.error.DecoderNotFoundError as error:
+        raise ContainerError(_ENCRYPTED) from error
     except av.error.FFmpegError as error:
-        raise ContainerError(f"it is truncated or damaged; {error.strerror}") from error
+        raise ContainerError("it is truncated or damaged, so PyAV cannot decode it") from error
 
 
 def _samples(frame: Any) -> np.ndarray:

@@ -16,12 +16,15 @@ from enum import IntEnum
 
 import numpy as np
 
-from soundomni.core.errors import PluginError
+from soundomni.core.errors import PluginError, SpecError, listed
 from soundomni.core.interfaces import FASTEST, SLOWEST, TEMPO_ROUNDING, Augmentation, Dataset, Item
 from soundomni.core.sequence import Role, Sample, Segment
 from soundomni.core.waveform import fit_length
 from soundomni.data.audio import fit_announced
 from soundomni.data.samples import Crop
+
+_PROBES = 200
+"""Seeds for which the product of several tempos is checked before anything is read."""
 
 
 class _Purpose(IntEnum):
@@ -36,11 +39,15 @@ class Augmenter:
 
     Args:
         augmentations: name → augmentation, in the order in which they are applied.
+
+    Raise SpecError if several of them make clips faster or slower, and together by too much.
     """
 
     def __init__(self, augmentations: Mapping[str, Augmentation]) -> None:
         self._augmentations = dict(augmentations)
         self._with_tempo = {name: one for name, one in augmentations.items() if type(one).tempo is not Augmentation.tempo}
+        for seed in range(_PROBES if len(self._with_tempo) > 1 else 0):
+            self._tempo(seed)
 
     def lasting(self, item: Item, seed: int) -> Item:
         """Return the item with the length of its whole clip after the augmentations that this seed draws."""
@@ -97,6 +104,12 @@ class Augmenter:
             if not SLOWEST <= faster <= FASTEST:
                 raise PluginError(f"augmentation '{name}' has the tempo {faster}; expected {SLOWEST:g} to {FASTEST:g}")
             tempo *= faster
+        if not SLOWEST <= tempo <= FASTEST:
+            names = listed([f"'{name}'" for name in self._with_tempo])
+            raise SpecError(
+                f"the augmentations {names} together have the tempo {tempo:g}; expected {SLOWEST:g} to {FASTEST:g}. Narrow their "
+                "ranges, or remove one of them"
+            )
         return tempo
 
     def _mask(self, num_tokens: int, feature_dim: int, seed: int, place: tuple[int, ...]) -> np.ndarray | None:

@@ -19,6 +19,7 @@ import numpy as np
 import soundfile
 
 from soundomni.core.errors import UnreadableAudioError
+from soundomni.core.limits import HIGHEST_RATE
 from soundomni.data.aac import AacReader, format_of, has_pyav
 from soundomni.data.containers import ContainerError, Contents, View, examine
 from soundomni.data.containers.foreign import HEAD, foreign_kind
@@ -29,8 +30,7 @@ Look = Literal["ends", "all", "once"]
 prove it, and "once" at the rest only if this process has not done so since the file last changed."""
 
 LOWEST_RATE = 100
-HIGHEST_RATE = 1_000_000
-"""Rates outside these come from damaged headers; a short file would become a long clip when it is resampled."""
+"""Rates below this, and above HIGHEST_RATE, come from damaged headers; a short file would become a long clip when it is resampled."""
 
 _MOST_SAMPLES = 2**40  # libsndfile announces 2**63 - 1 samples when it cannot tell
 _BLOCK = 1 << 16  # values that are decoded at a time

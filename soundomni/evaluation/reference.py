@@ -92,7 +92,7 @@ def read_reference(
     limit: int = REFERENCE_LIMIT,
     observer: Observer = SILENT,
 ) -> Reference:
-    """Let a judge hear the clips of a reference, at the sample rate of the clips that the model makes.
+    """Let a judge hear the clips of a reference, at the sample rate of the clips that the model makes, and prepared as in its training.
 
     Args:
         data: result of `open_reference`.
@@ -104,20 +104,22 @@ def read_reference(
     Raises:
         DataError: none of the clips can be read.
     """
+    from soundomni.data.prepared import Prepared
     from soundomni.metrics.caption_judge import CaptionJudge
 
-    count = min(limit, len(data.dataset))
-    if count < len(data.dataset):
-        observer.note(f"the reference has {len(data.dataset):,} clips; only the first {count:,} are compared")
-    items = [data.dataset.item(i) for i in range(count)]
+    dataset = data.dataset if model.clips is None else Prepared(data.dataset, model.clips)
+    count = min(limit, len(dataset))
+    if count < len(dataset):
+        observer.note(f"the reference has {len(dataset):,} clips; only the first {count:,} are compared")
+    items = [dataset.item(i) for i in range(count)]
     seconds = _compared_seconds(items)
     read: list[Item] = []
-    failures = listed(data.dataset, observer, role=COMPARED)
+    failures = listed(dataset, observer, role=COMPARED)
 
     def clips() -> Iterator[tuple[str, np.ndarray, int]]:
         for i in counted(range(count), "reading the reference", total=count, observer=observer):
             try:
-                waveform, its_rate = _beginning(data.dataset, i, items[i], seconds)
+                waveform, its_rate = _beginning(dataset, i, items[i], seconds)
             except UnreadableAudioError as error:
                 failures.append(left_out(items[i].key, str(error), observer, role=COMPARED))
             else:

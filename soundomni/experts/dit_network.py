@@ -17,10 +17,11 @@ from soundomni.core.attention.conditions import SeenConditions
 from soundomni.core.attention.layout import Layout
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Backbone, LossTerms, Router
+from soundomni.core.limits import check_count
 from soundomni.experts.auxiliary import check_names, named_loss
 from soundomni.experts.dit_layer import NUM_MODULATIONS, DiTLayer, DiTSizes, GatedFeedForward
 from soundomni.experts.rope import rope_tables
-from soundomni.experts.sizes import check_heads, check_stream, require_positive
+from soundomni.experts.sizes import MOST_DIM, MOST_LAYERS, check_heads, check_stream
 
 ROPE_THETA, LEAST_ROTATED = 1e4, 32
 NUM_TIME_FEATURES = 256
@@ -233,10 +234,11 @@ class DiTNetwork(Backbone):
 
 
 def check_sizes(plugin: str, router: Router, sizes: Mapping[str, int | None], *, num_memory: int) -> int:
-    """Return the dimensions d of a head. Raise SpecError if a size is out of range."""
-    require_positive(plugin, sizes)
-    if num_memory < 0:
-        raise SpecError(f"{plugin}: num_memory is {num_memory}; expected at least 0")
+    """Return the dimensions d of a head. Raise SpecError if a size is out of range; None means a default."""
+    for name, size in sizes.items():
+        if size is not None:
+            check_count(f"{plugin}: {name}", size, most=MOST_LAYERS if name == "num_layers" else MOST_DIM)
+    check_count(f"{plugin}: num_memory", num_memory, least=0, most=MOST_DIM)
     if len(router.streams) != 1:
         raise SpecError(f"{plugin}: the router has the streams {', '.join(router.streams)}; expected a single one. Use the router dense")
     hidden_dim, num_heads = sizes["hidden_dim"], sizes["num_heads"]

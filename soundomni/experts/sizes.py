@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.limits import check_count
+
+MOST_LAYERS = 256
+MOST_DIM = 65_536
+"""Most dimensions of a diffusion transformer; that of Stable Audio Open has 1536, in 24 layers."""
+MOST_SIZE = 2**24
+"""Largest size of any network; torch can count the numbers of a matrix whose sides are a few times as long."""
 
 
 def require_positive(plugin: str, sizes: Mapping[str, int | None]) -> None:
-    """Raise SpecError if a size is below 1; None means a default."""
+    """Raise SpecError if a size is below 1 or above MOST_SIZE, for layers MOST_LAYERS; None means a default."""
     for name, size in sizes.items():
-        if size is not None and size < 1:
-            raise SpecError(f"{plugin}: {name} is {size}; expected at least 1")
+        if size is not None:
+            check_count(f"{plugin}: {name}", size, most=MOST_LAYERS if name == "num_layers" else MOST_SIZE)
 
 
 def check_heads(plugin: str, *, hidden_dim: int, num_heads: int, head_dim: int | None) -> int:

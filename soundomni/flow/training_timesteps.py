@@ -50,8 +50,10 @@ class TimestepDistribution:
         known = get_args(Timesteps)
         if self.kind not in known:
             raise SpecError(f"timesteps is '{self.kind}'; expected one of {', '.join(known)}.{did_you_mean(self.kind, known)}")
-        if not self.std > 0:
-            raise SpecError(f"std is {self.std}; expected a number above 0")
+        if not math.isfinite(self.mean):
+            raise SpecError(f"mean is {self.mean}; expected a finite number")
+        if not 0 < self.std < math.inf:
+            raise SpecError(f"std is {self.std}; expected a finite number above 0")
         check_shift(self.shift)
         if self.length_shift is not None and not all(abs(shift) <= MOST_LOG_SHIFT for shift in self.length_shift):
             most = f"{MOST_LOG_SHIFT:g}"

@@ -9,6 +9,7 @@ from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Dataset
 from soundomni.core.pretrained.fingerprint import codec_fingerprint
+from soundomni.core.pretrained.weights import check_dtype
 from soundomni.core.spec.schema import Spec
 from soundomni.data.mixture import Mixture
 
@@ -30,7 +31,7 @@ def take_measured(modality: CodecModality, mixture: Mixture) -> None:
     """Load into the codec of a modality what the codec of encoded clips of its kind had measured, if it is not fitted
     itself.
 
-    Raise SpecError if it does not fit.
+    Raise SpecError if it does not fit, and CheckpointError if it has another kind of numbers.
     """
     for name, dataset in encoded_datasets(mixture).items():
         encoding = dataset.encoding
@@ -40,6 +41,7 @@ def take_measured(modality: CodecModality, mixture: Mixture) -> None:
         for buffer, values in encoding.measured.items():
             if buffer not in known or known[buffer].shape != values.shape:
                 raise SpecError(f"data.datasets.{name} was encoded by {encoding.codec}, which measured '{buffer}'; the codec here has none")
+            check_dtype(buffer, values, f"data.datasets.{name}", like=known[buffer])
             known[buffer].copy_(values)
 
 

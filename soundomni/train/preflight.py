@@ -9,6 +9,7 @@ from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.errors import ConstructionError, SpecError, shown
 from soundomni.core.inference.guidance import check_guidance
+from soundomni.core.interfaces import Sampler
 from soundomni.core.limits import MOST_VOCABULARY, check_count, check_scale
 from soundomni.core.spec.clips import check_clips
 from soundomni.core.spec.ranges import check_loss_starts, check_loss_weights, check_train
@@ -39,6 +40,18 @@ def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> list[str]:
     Raises:
         SoundOmniError: something is wrong; the message names it.
     """
+    check_settings(spec, trust_class_paths=trust_class_paths)
+    if spec.codec is not None:
+        _check_codec(spec, spec.codec, trust_class_paths=trust_class_paths)
+        return find_doubts(spec, None)
+    return find_doubts(spec, _check_model(spec, trust_class_paths=trust_class_paths))
+
+
+def check_settings(spec: Spec, *, trust_class_paths: bool = False) -> None:
+    """Check the numbers of `data` and `train`, and of samplers and guidance, which needs no model.
+
+    Raise SoundOmniError, which names the key.
+    """
     if spec.data is not None:
         check_data(spec.data)
     if spec.train is not None:
@@ -49,10 +62,22 @@ def check_spec(spec: Spec, *, trust_class_paths: bool = False) -> list[str]:
                 build("optimizer", phase.optimizer.rule, trust_class_paths=trust_class_paths)
     if spec.model is not None:
         check_clips(spec.model.clips, "model.clips")
+        _samplers(spec, trust_class_paths=trust_class_paths)
     if spec.codec is not None:
         _check_codec(spec, spec.codec, trust_class_paths=trust_class_paths)
         return find_doubts(spec, None)
     return find_doubts(spec, _check_model(spec, trust_class_paths=trust_class_paths))
+
+
+def _samplers(spec: Spec, *, trust_class_paths: bool) -> dict[str, Sampler]:
+    """Return the samplers of a spec's model by modality, after checking them and the guidance."""
+    samplers = {}
+    for name, one in spec.of_model.all_made.items():
+        check_guidance(one.guidance)
+        check_scale(one.guidance.scale)
+        assert one.sampler is not None, "checked when the spec was read"
+        samplers[name] = build_sampler(one.sampler, trust_class_paths=trust_class_paths)
+    return samplers
 
 
 def _check_codec(spec: Spec, section: CodecSpec, *, trust_class_paths: bool) -> None:
@@ -82,12 +107,7 @@ def _check_balance(decay: float) -> None:
 def _check_model(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel | None:
     """Check that the parts of a model can be built and fit together, and return it; None if it cannot be built without memory."""
     check_count("model.tokenizer.vocab_size", max(1, spec.of_model.tokenizer.vocab_size), most=MOST_VOCABULARY)
-    samplers = {}
-    for name, one in spec.of_model.all_made.items():
-        check_guidance(one.guidance)
-        check_scale(one.guidance.scale)
-        assert one.sampler is not None, "checked when the spec was read"
-        samplers[name] = build_sampler(one.sampler, trust_class_paths=trust_class_paths)
+    samplers = _samplers(spec, trust_class_paths=trust_class_paths)
     if spec.train is not None and spec.train.teacher is not None:
         check_teacher(spec, samplers, trust_class_paths=trust_class_paths)
     model = build_without_memory(spec, trust_class_paths=trust_class_paths)

@@ -24,6 +24,7 @@ from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import SpecError
 from soundomni.core.inference.guidance import PartialTarget, check_guidance, guided
 from soundomni.core.interfaces import Backbone, First, Objective, Predict, Query, Sampler
+from soundomni.core.limits import check_scale
 from soundomni.core.sequence import Clips, Conditioned, PackedBatch
 from soundomni.core.spec.registry import load
 from soundomni.core.spec.schema import GuidanceSpec, Slot, Spec
@@ -179,7 +180,6 @@ def check_teacher(spec: Spec, samplers: Mapping[str, Sampler], *, trust_class_pa
     if section.start_fresh:
         raise SpecError(f"model.start_fresh is {section.start_fresh}, but with train.teacher, a model begins as its teacher. Leave it out")
     if spec.train.teacher.guidance is not None:
-        check_guidance(spec.train.teacher.guidance)
         check_guided(spec.train.teacher.guidance, section.backbone, trust_class_paths=trust_class_paths)
     for name, one in section.all_made.items():
         assert one.objective is not None and one.sampler is not None, "it is made"
@@ -199,8 +199,13 @@ def check_teacher(spec: Spec, samplers: Mapping[str, Sampler], *, trust_class_pa
 
 
 def check_guided(guidance: GuidanceSpec, backbone: Slot, *, trust_class_paths: bool = False) -> None:
-    """Raise SpecError if a guided teacher has its prompts in the sequence, because a packed batch cannot leave them out
-    there."""
+    """Raise SpecError if a value of a teacher's guidance is out of its range, or if a guided teacher has its prompts in
+    the sequence, because a packed batch cannot leave them out there."""
+    try:
+        check_guidance(guidance)
+    except SpecError as error:
+        raise SpecError(f"train.teacher.{error}") from error
+    check_scale(guidance.scale, name="train.teacher.guidance.scale")
     takes_text = cast(type[Backbone], load("backbone", backbone.class_path, trust_class_paths=trust_class_paths)).takes_text
     if guidance.scale != 1.0 and takes_text:
         raise SpecError(

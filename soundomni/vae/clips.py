@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from soundomni.core.errors import DataError, SpecError
+from soundomni.core.limits import HIGHEST_RATE, MOST_CHANNELS, check_count
 from soundomni.core.representation import Representation, RepresentationSpec, length_mask
 
 
@@ -56,9 +57,9 @@ def check_codes(representation: Representation, spec: RepresentationSpec) -> Non
 
 
 def check_audio_format(sample_rate: int, channels: int) -> None:
-    """Raise SpecError unless both are positive."""
-    if sample_rate < 1 or channels < 1:
-        raise SpecError(f"sample_rate is {sample_rate} and channels is {channels}; expected at least 1 of both")
+    """Raise SpecError unless both are positive and at most HIGHEST_RATE and MOST_CHANNELS."""
+    check_count("sample_rate", sample_rate, most=HIGHEST_RATE)
+    check_count("channels", channels, most=MOST_CHANNELS)
 
 
 def check_band(frequencies: Sequence[float] | None, sample_rate: int) -> tuple[float, float] | None:

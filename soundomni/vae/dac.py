@@ -16,9 +16,10 @@ from soundomni.core.limits import check_count
 from soundomni.core.representation import RepresentationSpec
 from soundomni.vae.checkpoints.codec_weights import load_strict
 from soundomni.vae.clips import check_audio_format
-from soundomni.vae.frozen_codec import FrozenCodec, check_codebooks, check_strides
+from soundomni.vae.frozen_codec import FrozenCodec, check_codebooks
 from soundomni.vae.padding import pad_to_frames
 from soundomni.vae.receptive_field import input_span
+from soundomni.vae.sizes import check_strides
 
 
 class DacCodec(FrozenCodec):

@@ -16,14 +16,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from soundomni.core.errors import DataError, SpecError, shown
+from soundomni.core.errors import DataError, SpecError
 from soundomni.core.interfaces import Codec
 from soundomni.core.limits import check_count
 from soundomni.core.representation import Representation, RepresentationSpec
 from soundomni.vae.clips import check_codes, check_waveform
 
-MOST_STRIDES, LARGEST_STRIDE, MOST_CODEBOOKS = 16, 1024, 256
-"""Limits for specs from strangers: blocks of an encoder, how much a block shortens a clip, and codebooks."""
+MOST_CODEBOOKS = 256
+"""Most codebooks in a spec from a stranger."""
 MOST_SAMPLES = 2**24
 """Samples of a clip if transformers computes a network's padding in float32, which has no odd numbers beyond this."""
 
@@ -112,14 +112,6 @@ def check_codebooks(total_codebooks: int, num_codebooks: int | None, codebook_si
     if not 1 <= used <= total_codebooks:
         raise SpecError(f"num_codebooks is {used}; expected a number from 1 to {total_codebooks}, which is total_codebooks")
     return used
-
-
-def check_strides(strides: Sequence[int]) -> None:
-    """Raise SpecError unless there are 1 to MOST_STRIDES strides from 2 to LARGEST_STRIDE."""
-    if not 1 <= len(strides) <= MOST_STRIDES:
-        raise SpecError(f"{len(strides):,} strides are given; expected 1 to {MOST_STRIDES}")
-    if min(strides) < 2 or max(strides) > LARGEST_STRIDE:
-        raise SpecError(f"strides is {shown(list(strides))}; expected strides from 2 to {LARGEST_STRIDE}")
 
 
 def check_first_layer(channels: int, num_filters: int) -> None:

@@ -13,8 +13,10 @@ from einops import rearrange
 from torch import Tensor
 
 from soundomni.core.interfaces import Codec, ReceptiveField
+from soundomni.core.limits import check_count
 from soundomni.core.representation import Representation, RepresentationSpec, length_mask
 from soundomni.vae.clips import check_codes
+from soundomni.vae.frozen_codec import MOST_CODEBOOKS
 from soundomni.vae.residual_quantizer import ResidualQuantizer
 
 
@@ -32,6 +34,7 @@ class MeasuredCodesCodec(Codec):
 
     def __init__(self, latents: Codec, *, num_codebooks: int, codebook_size: int) -> None:
         super().__init__()
+        check_count("num_codebooks", num_codebooks, most=MOST_CODEBOOKS)
         self.latents = latents
         self.quantizer = ResidualQuantizer(dim=latents.spec.token_dim, num_codebooks=num_codebooks, codebook_size=codebook_size)
         self._spec = replace(latents.spec, kind="codes", latent_dim=None, codebook_sizes=(codebook_size,) * num_codebooks)

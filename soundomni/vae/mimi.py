@@ -17,7 +17,8 @@ from soundomni.core.representation import RepresentationSpec
 from soundomni.vae.checkpoints.codec_weights import load_strict
 from soundomni.vae.checkpoints.mimi_config import OTHER_NAMES
 from soundomni.vae.clips import check_audio_format
-from soundomni.vae.frozen_codec import FrozenCodec, check_codebooks, check_first_layer, check_samples, check_strides
+from soundomni.vae.frozen_codec import FrozenCodec, check_codebooks, check_first_layer, check_samples
+from soundomni.vae.sizes import check_strides
 
 MOST_LAYERS = 256
 """Limit for specs from strangers: layers of a transformer."""

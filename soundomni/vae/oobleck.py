@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from soundomni.core.errors import SpecError
+from soundomni.core.errors import SpecError, shown
 from soundomni.core.interfaces import Codec, LossTerms, ReceptiveField
+from soundomni.core.limits import check_count
 from soundomni.core.representation import Representation, RepresentationSpec, draw_noise
 from soundomni.vae.bottleneck import DiagonalGaussian
 from soundomni.vae.checkpoints.codec_weights import load_strict
@@ -20,6 +21,7 @@ from soundomni.vae.clips import check_audio_format, check_latent, check_waveform
 from soundomni.vae.oobleck_network import Extent, OobleckDecoder, OobleckEncoder
 from soundomni.vae.padding import pad_to_frames, zero_beyond
 from soundomni.vae.receptive_field import input_span
+from soundomni.vae.sizes import MOST_WIDTH, check_strides, check_widths
 
 
 class OobleckCodec(Codec):
@@ -159,12 +161,8 @@ class OobleckCodec(Codec):
 
 def _check_sizes(base_channels: int, multiples: Sequence[int], strides: Sequence[int], latent_dim: int) -> None:
     if len(multiples) != len(strides) or not strides:
-        given = f"channel_multiples is {list(multiples)} and strides is {list(strides)}"
+        given = f"channel_multiples is {shown(list(multiples))} and strides is {shown(list(strides))}"
         raise SpecError(f"{given}; expected lists of the same length, with at least one entry")
-    if min(strides) < 2:
-        raise SpecError(f"strides is {list(strides)}; expected strides of at least 2")
-    if min(base_channels, latent_dim, *multiples) < 1:
-        raise SpecError(
-            f"base_channels, latent_dim and channel_multiples are {base_channels}, {latent_dim} and {list(multiples)}; "
-            "expected at least 1 everywhere"
-        )
+    check_strides(strides)
+    check_widths(base_channels, multiples)
+    check_count("latent_dim", latent_dim, most=MOST_WIDTH)

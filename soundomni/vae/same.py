@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from soundomni.core.errors import SpecError
+from soundomni.core.errors import SpecError, shown
 from soundomni.core.interfaces import Codec, ReceptiveField
 from soundomni.core.limits import check_count
 from soundomni.core.representation import Representation, RepresentationSpec
@@ -21,6 +21,7 @@ from soundomni.vae.checkpoints.codec_weights import load_strict
 from soundomni.vae.clips import at_least_float32, check_audio_format, check_latent, check_waveform
 from soundomni.vae.padding import pad_to_frames, zero_beyond
 from soundomni.vae.same_network import DEFAULT_TRANSFORMER, SameDecoder, SameEncoder, SameTransformer
+from soundomni.vae.sizes import MOST_WIDTH, check_strides, check_widths
 
 KERNELS = (1, 3)
 
@@ -96,11 +97,11 @@ class SameCodec(Codec):
     ) -> None:
         super().__init__()
         check_audio_format(sample_rate, channels)
-        for name, size in {"patch_size": patch_size, "base_channels": base_channels, "latent_dim": latent_dim}.items():
-            check_count(name, size)
+        check_count("patch_size", patch_size, most=MOST_WIDTH // channels)
+        check_count("latent_dim", latent_dim, most=MOST_WIDTH)
         if decoder_kernel not in KERNELS:
             raise SpecError(f"decoder_kernel is {decoder_kernel}; expected 1 or 3")
-        _check_blocks(base_channels, channel_multiples, strides, transformer)
+        _check_blocks(patch_size, base_channels, channel_multiples, strides, transformer)
         self.patch_size = patch_size
         widths = [channels * patch_size, *(base_channels * multiple for multiple in channel_multiples)]
         self.encoder = SameEncoder(widths=widths, strides=strides, latent_dim=latent_dim, settings=transformer)
@@ -150,21 +151,24 @@ class SameCodec(Codec):
         return zero_beyond(waveform, frames * ratio)
 
 
-def _check_blocks(base_channels: int, multiples: Sequence[int], strides: Sequence[int], transformer: SameTransformer) -> None:
+def _check_blocks(
+    patch_size: int, base_channels: int, multiples: Sequence[int], strides: Sequence[int], transformer: SameTransformer
+) -> None:
     """Raise SpecError for blocks that cannot be built."""
     counts = transformer.num_layers
     if not len(multiples) == len(strides) == len(counts) or not strides:
-        given = f"channel_multiples is {list(multiples)}, strides is {list(strides)} and transformer.num_layers is {list(counts)}"
+        given = f"channel_multiples is {shown(list(multiples))}, strides is {shown(list(strides))}"
+        given += f" and transformer.num_layers is {shown(list(counts))}"
         raise SpecError(f"{given}; expected lists of the same length, with at least one entry")
-    if min(strides) < 2:
-        raise SpecError(f"strides is {list(strides)}; expected strides of at least 2")
+    check_strides(strides, patch_size=patch_size)
+    check_widths(base_channels, multiples)
     for multiple in multiples:
         width, head_dim = base_channels * multiple, transformer.head_dim
         if width < 1 or width % min(head_dim, width) or width % 4:
             raise SpecError(f"a block is {width} channels wide; expected a multiple of transformer.head_dim, {head_dim}")
     if transformer.window is None and any(transformer.chunk_size % (2 * stride) for stride in strides):
         raise SpecError(
-            f"transformer.chunk_size is {transformer.chunk_size}; expected a multiple of twice every stride, {list(strides)}, "
+            f"transformer.chunk_size is {transformer.chunk_size}; expected a multiple of twice every stride, {shown(list(strides))}, "
             "as later layers see chunks that are shifted by half"
         )
 

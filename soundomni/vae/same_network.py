@@ -24,16 +24,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
-from soundomni.core.errors import SpecError
+from soundomni.core.errors import SpecError, shown
 from soundomni.core.limits import check_count
 from soundomni.vae.padding import zero_beyond
 from soundomni.vae.same_attention import BLOCK_ONLY, DifferentialAttention, DynamicTanh, Reach, within_window
+from soundomni.vae.sizes import MOST_WIDTH
 
 BLOCK_GROUPS = 8
 """Groups in a block if there is a window: enough to need few blocks for long clips, but not much that no token looks
 at."""
-MOST_LAYERS = 256
-"""Largest number of layers of a transformer, to guard against specs from strangers."""
+MOST_LAYERS, MOST_MULTIPLE = 256, 64
+"""Largest number of layers of a transformer, and largest `mlp_multiple`, to guard against specs from strangers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +67,10 @@ class SameTransformer:
         """Check every size."""
         for count in self.num_layers:
             check_count("transformer.num_layers", count, most=MOST_LAYERS)
-        check_count("transformer.mlp_multiple", self.mlp_multiple)
-        check_count("transformer.chunk_size", self.chunk_size)
-        if self.head_dim < 4 or self.head_dim % 4:
+        check_count("transformer.mlp_multiple", self.mlp_multiple, most=MOST_MULTIPLE)
+        check_count("transformer.chunk_size", self.chunk_size, most=MOST_WIDTH)
+        check_count("transformer.head_dim", self.head_dim, most=MOST_WIDTH)
+        if self.head_dim % 4:
             raise SpecError(
                 f"transformer.head_dim is {self.head_dim}; expected a multiple of 4, because half of a head is rotated, in pairs"
             )
@@ -76,11 +78,12 @@ class SameTransformer:
             not 0 <= sines <= count for sines, count in zip(self.sine_layers, self.num_layers, strict=True)
         ):
             raise SpecError(
-                f"transformer.sine_layers is {list(self.sine_layers)}; expected {len(self.num_layers)} numbers from "
-                f"0 up to the number of layers in num_layers, {list(self.num_layers)}"
+                f"transformer.sine_layers is {shown(list(self.sine_layers))}; expected {len(self.num_layers)} numbers from "
+                f"0 up to the number of layers in num_layers, {shown(list(self.num_layers))}"
             )
-        if self.window is not None and min(self.window) < 0:
-            raise SpecError(f"transformer.window is {list(self.window)}; expected two numbers of groups from 0, or null for chunks")
+        if self.window is not None and not all(0 <= groups <= MOST_WIDTH for groups in self.window):
+            expected = f"two numbers of groups from 0 to {MOST_WIDTH:,}, or null for chunks"
+            raise SpecError(f"transformer.window is {shown(list(self.window))}; expected {expected}")
 
 
 DEFAULT_TRANSFORMER = SameTransformer()

@@ -11,19 +11,19 @@ from collections.abc import Sequence
 
 from torch import Generator, Tensor, nn
 
-from soundomni.core.errors import SpecError
+from soundomni.core.errors import SpecError, shown
 from soundomni.core.interfaces import Codec, LossTerms, Ranks, ReceptiveField
 from soundomni.core.limits import check_count
 from soundomni.core.representation import Representation, RepresentationSpec
 from soundomni.vae.checkpoints.codec_weights import load_strict
 from soundomni.vae.clips import check_audio_format, check_codes, check_waveform
 from soundomni.vae.codec_stream import CodecStream
-from soundomni.vae.frozen_codec import check_strides
 from soundomni.vae.padding import pad_to_frames, zero_beyond
 from soundomni.vae.quantizers.bottleneck import CodeBottleneck
 from soundomni.vae.quantizers.settings import QuantizerSettings
 from soundomni.vae.receptive_field import input_span
 from soundomni.vae.seanet import SEANetDecoder, SEANetEncoder
+from soundomni.vae.sizes import MOST_WIDTH, check_strides, check_widths
 
 DEFAULT_QUANTIZER = QuantizerSettings()
 
@@ -191,9 +191,7 @@ class SoundStreamCodec(Codec):
 def _check_sizes(base_channels: int, multiples: Sequence[int], strides: Sequence[int], latent_dim: int) -> None:
     check_strides(strides)
     if len(multiples) != len(strides):
-        given = f"channel_multiples is {list(multiples)} and strides is {list(strides)}"
+        given = f"channel_multiples is {shown(list(multiples))} and strides is {shown(list(strides))}"
         raise SpecError(f"{given}; expected lists of the same length")
-    check_count("base_channels", base_channels)
-    check_count("latent_dim", latent_dim)
-    if min(multiples) < 1:
-        raise SpecError(f"channel_multiples is {list(multiples)}; expected at least 1 everywhere")
+    check_widths(base_channels, multiples)
+    check_count("latent_dim", latent_dim, most=MOST_WIDTH)

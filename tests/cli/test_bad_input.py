@@ -201,3 +201,34 @@ def test_a_run_without_an_intact_checkpoint_is_not_silently_started_anew(tiny_sp
         manifest.write_text("{}")
     assert "intact" in fails("train", "--config", tiny_spec, f"--train.run_dir={run}", "--train.steps=5")
     assert "intact" in fails("export", run, "--out", tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["dit", "dit-3"])
+@pytest.mark.parametrize("size", ["hidden_dim", "num_layers", "condition_dim", "num_memory"])
+def test_impossible_sizes_are_found_before_training(name: str, size: str, fails: Any) -> None:
+    for value in ("1000000", "1000000000", "1000000000000000000", f"0x{5000 * 'f'}"):
+        slot = f"--model.backbone={{class_path: {name}, init_args: {{{size}: {value}}}}}"
+        line = fails("spec", "validate", "stable-audio-toy", "--no-data", slot)
+        assert f"{size} is " in line and "; expected " in line and name in line and len(line) < 300
+
+
+@pytest.mark.parametrize("value", [f"0x{5000 * 'f'}", 400 * "9", f"-{400 * '9'}"])
+@pytest.mark.parametrize(
+    "key",
+    ["train.steps", "train.seed", "data.tokens_per_batch", "data.lookahead", "train.optimizer.lr", "sampler.num_steps", "guidance.scale"],
+)
+def test_numbers_without_end_are_cut(key: str, value: str, tiny_spec: Path, fails: Any) -> None:
+    line = fails("spec", "validate", tiny_spec, "--no-data", f"--{key}={value}")
+    assert "…; expected " in line and len(line) < 300
+
+
+@pytest.mark.parametrize("command", [("export", "nano"), ("import", "dac", "nano"), ("plugins", "new", "codec", "mine")])
+@pytest.mark.parametrize("out", ["", " ", 300 * "x", f"folder/{300 * 'x'}"])
+def test_no_name_and_a_name_that_is_too_long_are_refused(
+    command: tuple[str, ...], out: str, fails: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = fails(*command, "--out", out)
+    long = "has 300 bytes; expected at most 255. Use a shorter name"
+    assert (long if out.strip() else f"--out is {out!r}; expected the name of a file or folder") in line
+    assert not list(tmp_path.iterdir())

@@ -144,7 +144,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("dac", {"codebook_size": 2**62}, "cannot be constructed"),
     ("dac", {"codebook_size": 15}, "codebook_size is 15; expected a power of 2"),
     ("dac", {"encoder_hidden_size": 10**4000}, "hidden_size is 8; expected"),
-    ("dac", {"downsampling_ratios": [2] * 10**5}, "100,000 strides are given; expected 1 to 16"),
+    ("dac", {"downsampling_ratios": [2] * 10**5}, "strides has 100,000 entries; expected 1 to 16"),
     ("dac", {"downsampling_ratios": [10**4000, 2]}, "expected strides from 2 to 1024"),
     ("dac", {"decoder_hidden_size": None}, "decoder_hidden_size"),
     ("mimi", {"model_type": "encodec"}, "model_type is 'encodec'; expected 'mimi'"),

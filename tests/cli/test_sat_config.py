@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,15 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
+from hostile_numbers import faults
 from stable_audio_files import audio_vae, changed, flat, tiny_codec, write_json
 from t5_files import tiny_t5
 
+from soundomni.cli.importing.sat_config import _translated
 from soundomni.cli.main import main
 from soundomni.core.spec.load import load_spec
 from soundomni.train.learning_rate import learning_rate
+from soundomni.train.preflight import check_settings
 
 RATE, FRAME, DIM = 8000, 8, 8
 SIZE = 800
@@ -388,3 +393,54 @@ def test_files_that_cannot_be_read_or_written_are_named(tmp_path: Path, fails: A
     assert "already exists; give --out a new file" in fails("import", "sat-config", good, "--out", out)
     out.unlink()
     assert "expected a directory with codec.yaml" in refuse(diffusion(), "--codec", "nowhere", "--text-encoder", "acme/t5")
+
+
+@pytest.mark.parametrize("make", [autoencoder, diffusion])
+def test_no_number_gives_a_spec_that_training_refuses(make: Callable[..., Any], music: Path, tmp_path: Path) -> None:
+    """What is written passes the checks of `soundomni train` and `spec validate`; everything else ends in one line."""
+    data = write_json(local(music), tmp_path / "dataset.json")
+    out, written = tmp_path / "spec.yaml", 0
+
+    def translated(training: Any) -> None:
+        nonlocal written
+        source = write_json(make() | {"training": training}, tmp_path / "model.json")
+        arguments = argparse.Namespace(source=source, dataset=data, codec=None, text_encoder=None, batch_size=4)
+        out.write_text(yaml.safe_dump(_translated(arguments, run_dir="runs/spec").layer))
+        check_settings(load_spec([out]))
+        written += 1
+
+    translated(make()["training"])
+    assert faults(make()["training"], translated, values=(math.nan, -1, 1e300), lists=False) == []
+    assert written > 1, "some are harmless"
+
+
+NETWORK = "training__optimizer_configs__diffusion"
+RANGES: dict[str, tuple[Any, str]] = {
+    f"{NETWORK}__optimizer__config__lr": (-1e-4, "train.optimizer.lr is -0.0001; expected finite and at least 0"),
+    f"{NETWORK}__optimizer__config__eps": (math.nan, "diffusion.optimizer.config.eps is nan; expected a finite number"),
+    f"{NETWORK}__optimizer__config__weight_decay": (10**400, "diffusion.optimizer.config.weight_decay is 1000"),
+    f"{NETWORK}__optimizer__config__betas": ([0.9, 1.5], "train.optimizer.betas[1] is 1.5; expected at least 0 and"),
+    f"{NETWORK}__scheduler__config__warmup": (1.0, "train.schedule.warmup_decay is 1.0; expected at least 0 and"),
+    "training__cfg_dropout_prob": (1.5, "seconds_start+seconds_total is 1.5; expected a number from 0 to 1"),
+    "training__timestep_sampler_options__mean_logsnr": (-math.inf, "options.mean_logsnr is -inf; expected a finite number"),
+    "training__timestep_sampler_options__std_logsnr": (-2.0, "std is -2.0; expected a finite number above 0"),
+    "training__demo__demo_steps": (10**9, "num_steps of sampler 'dpmpp-3m-sde' is 1000000000; expected at most 10,000"),
+    "training__demo__demo_cfg_scales": ([1e300], "the guidance scale is 1e+300; expected a number from"),
+    "training__demo__demo_every": (-5, "train.validation.every is -5; expected at least 0"),
+    "sample_rate": (0, "sample_rate is 0; expected at least 1"),
+    "model__conditioning__cond_dim": (10**9, "model.conditioning.cond_dim is 1000000000; expected at most 65,536"),
+}
+
+
+@pytest.mark.parametrize("key", list(RANGES))
+def test_numbers_out_of_range_are_refused_with_the_file(key: str, refuse: Any, music: Path) -> None:
+    value, told = RANGES[key]
+    line = refuse(diffusion(**{key: value}), dataset=local(music))
+    assert told in line and "model.json': " in line
+
+
+@pytest.mark.parametrize("out", ["", " ", f"{300 * 'x'}.yaml"])
+def test_no_name_and_a_name_that_is_too_long_are_refused(out: str, tmp_path: Path, fails: Any) -> None:
+    line = fails("import", "sat-config", write_json(autoencoder(), tmp_path / "model.json"), "--out", out)
+    long = "has 305 bytes; expected at most 255. Use a shorter name"
+    assert (long if out.strip() else f"--out is {out!r}; expected the name of a file or folder") in line

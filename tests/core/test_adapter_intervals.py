@@ -140,7 +140,22 @@ def test_an_interval_may_be_chosen_when_an_adapter_is_loaded(tmp_path: Path) -> 
     assert not adapters(everywhere.model), "merged"
 
 
-@pytest.mark.parametrize("value", ["[0.5]", "[0.6, 0.4]", "[0, 1.5]", '"low"', "[true, 1]", "[NaN, 1]"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "[0.5]",
+        "[0.6, 0.4]",
+        "[0, 1.5]",
+        '"low"',
+        "[true, 1]",
+        "[NaN, 1]",
+        "[0, Infinity]",
+        f"[0, 1{400 * '0'}]",
+        f"[-1{400 * '0'}, 1]",
+        "[0, 1e400]",
+        "[[0], 1]",
+    ],
+)
 def test_a_wrong_interval_in_a_file_is_refused(value: str, tmp_path: Path) -> None:
     (folder,) = save_adapters(adapted(None), tmp_path / "out")
     text = (folder / "adapter_config.json").read_text().rstrip().removesuffix("}")

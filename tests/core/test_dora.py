@@ -168,7 +168,7 @@ def test_we_compute_what_peft_saved(tmp_path: Path) -> None:
         (lambda t: t[f"{QKV}.lora_magnitude_vector"].fill_(float("nan")), "lora_magnitude_vector' holds NaN or infinity"),
         (
             lambda t: t.update({f"{QKV}.lora_magnitude_vector": torch.ones(64, dtype=torch.int64)}),
-            "lora_magnitude_vector of 'backbone.blocks.0.experts.gen.qkv' holds int64; expected floating point",
+            "'base_model.model.backbone.blocks.0.experts.gen.qkv.lora_magnitude_vector' is int64; expected float32",
         ),
     ],
 )
@@ -187,5 +187,32 @@ def test_a_row_that_an_adapter_makes_zero_is_refused(tmp_path: Path) -> None:
     layer = model.get_submodule("backbone.blocks.0.experts.gen.qkv")
     layer.weight.data.zero_()
     rewritten(tmp_path / "a" / "gen", lambda t: t[f"{QKV}.lora_B.weight"][5].zero_())
+    with pytest.raises(CheckpointError, match="makes rows of 'backbone.blocks.0.experts.gen.qkv' zero or infinite"):
+        load_adapter_file(model, tmp_path / "a" / "gen")
+
+
+def test_a_magnitude_of_zero_gives_a_row_of_zeros(tmp_path: Path) -> None:
+    save_adapters(adapted(), tmp_path / "a")
+    name, magnitudes = "backbone.blocks.0.experts.gen.qkv", f"{QKV}.lora_magnitude_vector"
+    expected = make_model()
+    load_adapter_file(expected, tmp_path / "a" / "gen")
+    rewritten(tmp_path / "a" / "gen", lambda t: t[magnitudes][5].zero_())
+    model = make_model()
+    load_adapter_file(model, tmp_path / "a" / "gen")
+    wanted = expected.get_submodule(name).weight.detach().clone()
+    wanted[5] = 0
+    assert torch.equal(model.get_submodule(name).weight, wanted)
+    attached = make_model()
+    layer = DoRALinear(attached.get_submodule(name), rank=2, alpha=1.0)
+    layer.lora_magnitude.data[5] = 0
+    assert bool((layer(torch.randn(3, layer.in_features, dtype=torch.float64))[:, 5] == 0).all())
+
+
+def test_a_magnitude_that_is_too_large_for_its_row_is_refused(tmp_path: Path) -> None:
+    save_adapters(adapted(), tmp_path / "a")
+    model = make_model().float()
+    layer = model.get_submodule("backbone.blocks.0.experts.gen.qkv")
+    layer.weight.data[5] = 1e-18
+    rewritten(tmp_path / "a" / "gen", lambda t: (t[f"{QKV}.lora_B.weight"][5].zero_(), t[f"{QKV}.lora_magnitude_vector"][5].fill_(1e30)))
     with pytest.raises(CheckpointError, match="makes rows of 'backbone.blocks.0.experts.gen.qkv' zero or infinite"):
         load_adapter_file(model, tmp_path / "a" / "gen")

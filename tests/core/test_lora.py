@@ -1,6 +1,7 @@
 """Adapters: what they compute, where they go, and their files, against the package peft itself."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import contexts_of, make_model, one_forward, rule
 from torch import Tensor, nn
+from unusual_dtypes import BITS, with_dtype
 
 from soundomni.core.assembly.lora import add_adapters, merge_adapters
 from soundomni.core.assembly.lora_linear import LoRALinear
@@ -265,6 +267,19 @@ def rewritten(folder: Path, change: Callable[[dict[str, Tensor]], None]) -> None
 
 
 QKV = "base_model.model.backbone.blocks.0.experts.gen.qkv"
+
+
+@pytest.mark.parametrize("dtype", BITS)
+def test_numbers_of_another_kind_are_refused(dtype: str, tmp_path: Path) -> None:
+    save_adapters(adapted(), tmp_path)
+    model, file = make_model(), tmp_path / "gen" / "adapter_model.safetensors"
+    with_dtype(file, f"{QKV}.lora_A.weight", dtype)
+    with pytest.raises(CheckpointError, match=f"'{file}'") as caught:
+        load_adapter_file(model, tmp_path / "gen")
+    assert "\n" not in str(caught.value)
+    assert dtype.startswith("F6") or re.search(rf": '{QKV}.lora_A.weight' is \w+; expected float32, float16", str(caught.value))
+
+
 DAMAGE: list[tuple[Callable[[dict[str, Tensor]], Any], str]] = [
     (lambda t: t.pop(f"{QKV}.lora_B.weight"), "does not hold lora_B.weight of 'backbone.blocks.0.experts.gen.qkv'; expected base_model"),
     (lambda t: t.update({f"{QKV}.lora_magnitude_vector": torch.ones(1)}), "lora_magnitude_vector'; expected only base_model.model.<layer>"),
@@ -282,7 +297,7 @@ DAMAGE: list[tuple[Callable[[dict[str, Tensor]], Any], str]] = [
     (lambda t: t[f"{QKV}.lora_A.weight"][:1].fill_(float("-inf")), "'base_model.model.backbone.*qkv.lora_A.weight' holds NaN or infinity"),
     (
         lambda t: t.update({f"{QKV}.lora_A.weight": torch.ones(3, 32, dtype=torch.int64)}),
-        "lora_A.weight of 'backbone.blocks.0.experts.gen.qkv' holds int64; expected floating point",
+        "'base_model.model.backbone.blocks.0.experts.gen.qkv.lora_A.weight' is int64; expected float32",
     ),
     (lambda t: t.update({f"{QKV}.lora_A.weight": torch.ones(96)}), r"are \(96,\) and \(64, 3\); expected"),
 ]

@@ -1,6 +1,7 @@
 """Weights of a model directory: shards, what is refused, and the memory that loading takes."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
+from unusual_dtypes import BITS, with_dtype
 
 from soundomni.core.assembly.uninitialized import uninitialized
 from soundomni.core.errors import CheckpointError
@@ -107,13 +109,25 @@ def test_what_does_not_fit_is_refused_and_nothing_is_loaded(change, message, tmp
     assert same(other, before)
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
-def test_numbers_of_another_kind_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
-    network = Network(1)
-    write_weights(network.state_dict(), tmp_path, dtype=torch.float32)
-    save_file({name: tensor.to(dtype) for name, tensor in network.state_dict().items()}, tmp_path / WEIGHTS_FILE)
-    with pytest.raises(CheckpointError, match=r"holds (int64|bool|complex64); expected floating point"):
-        load_weights(Network(2), tmp_path)
+@pytest.mark.parametrize("dtype", BITS)
+def test_numbers_of_another_kind_are_refused(dtype: str, tmp_path: Path) -> None:
+    network, before = Network(2), Network(2)
+    write_weights(Network(1).state_dict(), tmp_path, dtype=torch.float32)
+    with_dtype(tmp_path / WEIGHTS_FILE, "layers.1.weight", dtype)
+    with pytest.raises(CheckpointError, match=rf"'{tmp_path / WEIGHTS_FILE}'") as caught:
+        load_weights(network, tmp_path)
+    told = str(caught.value)
+    assert "\n" not in told and torch.equal(network.layers[1].weight, before.layers[1].weight)
+    if not dtype.startswith("F6"):
+        assert re.search(r": 'layers.1.weight' is (u?int|bool|complex|float[48])\w*; expected float32, float16, bfloat16 or float64", told)
+
+
+def test_whole_numbers_are_not_loaded_from_floats(tmp_path: Path) -> None:
+    module = torch.nn.Module()
+    module.register_buffer("count", torch.zeros(3, dtype=torch.int64))
+    save_file({"count": torch.full((3,), 1.5)}, tmp_path / WEIGHTS_FILE)
+    with pytest.raises(CheckpointError, match="'count' is float32; expected int64$"):
+        load_weights(module, tmp_path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from unusual_dtypes import BITS, with_dtype
 
 from soundomni.core.errors import CheckpointError
 from soundomni.core.files import pickle_bounds
 from soundomni.core.pretrained import foreign_weights
-from soundomni.core.pretrained.foreign_weights import read_weights
+from soundomni.core.pretrained.foreign_weights import read_float32, read_floating, read_weights
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([1.5, -2.0]), "b": torch.tensor(3.0, dtype=torch.float16)}
 
@@ -345,3 +347,16 @@ def test_a_header_of_safetensors_is_bounded(tmp_path: Path) -> None:
     table = json.dumps({name: {"dtype": "F32", "shape": [2], "data_offsets": place} for name, place in places.items()}).encode()
     path.write_bytes(len(table).to_bytes(8, "little") + table + bytes(12))
     assert "cannot be read as safetensors" in refused(path)
+
+
+@pytest.mark.parametrize("read", [read_float32, read_floating])
+@pytest.mark.parametrize("dtype", BITS)
+def test_numbers_of_another_kind_are_refused_by_name(dtype: str, read: Callable[..., object], tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    save_file({"a.weight": torch.ones(4, 2), "b": torch.ones(3)}, file)
+    with_dtype(file, "a.weight", dtype)
+    with pytest.raises(CheckpointError, match=f"'{file}'") as caught:
+        read(read_weights(file), "a.weight")
+    assert "\n" not in str(caught.value)
+    assert dtype.startswith("F6") or re.search(r": 'a.weight' is [\w.]+; expected ", str(caught.value))
+    assert torch.equal(torch.as_tensor(read(read_weights(file), "b")), torch.ones(3))

@@ -108,6 +108,45 @@ def test_damaged_files_are_named_in_one_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def damaged_descriptions(data, box):
+    """Returns copies of a file in which one byte of the description of its codec differs."""
+    first = data.rindex(box)
+    places = range(first + 4, first + 48)
+    return [data[:i] + bytes([byte]) + data[i + 1 :] for i in places for byte in (0, 1, 5, 66, 128, 255) if data[i] != byte]
+
+
+def test_whatever_is_wrong_with_a_description_is_said_in_words(tmp_path):
+    path, said = tmp_path / "a.m4a", set()
+    clip = tones(0.1)
+    for content in (*damaged_descriptions(encoded(clip), b"esds"), *damaged_descriptions(encoded(clip, codec="alac"), b"alac")):
+        path.write_bytes(content)
+        try:
+            read_audio(path)
+        except UnreadableAudioError as error:
+            said.add(str(error).removeprefix(f"cannot read '{path}': "))
+    ours = {
+        "it is truncated or damaged, so PyAV cannot decode it",
+        "it is damaged, or in a form of its codec that PyAV cannot decode",
+        "its audio is encrypted, or has a codec that PyAV cannot decode",
+    }
+    others = ("it has ", "its sample rate ", "samples reach ", "it is truncated or damaged; it decodes to ", "it is truncated; its audio ")
+    assert said >= ours and [one for one in said - ours if not one.startswith(others)] == []
+
+
+@pytest.mark.parametrize("tag", [b"drms", b"enca"])
+def test_encrypted_audio_is_named_and_a_folder_stays_usable(tmp_path, tag):
+    data = encoded(tones(0.2))
+    (tmp_path / "a.m4a").write_bytes(data)
+    (tmp_path / "b.m4a").write_bytes(data.replace(b"mp4a", tag))
+    told = f"cannot read '{tmp_path / 'b.m4a'}': its audio is encrypted, or has a codec that PyAV cannot decode"
+    for read in (audio_info, read_audio):
+        with pytest.raises(UnreadableAudioError) as caught:
+            read(tmp_path / "b.m4a")
+        assert str(caught.value) == told
+    dataset = build("dataset", Slot("audio-folder", {"path": str(tmp_path), "captions": False}))
+    assert len(dataset) == 1 and len(dataset.skipped) == 1
+
+
 def test_a_file_may_only_be_what_its_first_bytes_say(tmp_path):
     soundfile.write(tmp_path / "secret.wav", np.zeros(800), 8000)
     (tmp_path / "list.m4a").write_text("#EXTM3U\n#EXTINF:1,\nsecret.wav\n#EXT-X-ENDLIST\n")

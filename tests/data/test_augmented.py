@@ -263,6 +263,26 @@ def test_a_faulty_augmentation_is_named_in_one_line(ramps, make_writer, augmenta
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("factors", [(0.25, 0.3), (3.5, 4.0), (0.25, 4.0)])
+def test_several_tempos_are_bounded_as_one_is(factors):
+    slot = Slot("speed", {"factors": list(factors)})
+    Augmenter(made(one=slot))
+    with pytest.raises(SpecError, match=r"augmentations 'one' and 'two' together have the tempo [\d.]+; expected 0.1 to 10. Narrow"):
+        Augmenter(made(one=slot, two=slot))
+    Augmenter(made(one=slot, two=Slot("speed", {"factors": [1.0, 1.0]})))
+
+
+def test_a_product_of_tempos_that_is_rarely_too_large_is_refused_when_it_is_drawn(ramps):
+    class Rarely(Augmentation):
+        def tempo(self, draws):
+            return 10.0 if draws.random() < 1e-3 else 1.0
+
+    augmenter = Augmenter({"rarely": Rarely(), "speed": build("augmentation", Slot("speed", {"factors": [1.1, 1.1]}))})
+    with pytest.raises(SpecError, match="together have the tempo 11; expected 0.1 to 10"):
+        for seed in range(100_000):
+            augmenter.lasting(Item(key="a", num_samples=800, sample_rate=RATE), seed)
+
+
 def entry_of(folder, **changes):
     return DataSpec(datasets={"mine": MixtureEntry(source=Slot("audio-folder", {"path": str(folder), "captions": False}), **changes)})
 

@@ -134,7 +134,7 @@ def test_timesteps_are_distributed_as_named(arguments, median, share):
 def test_refuses_wrong_arguments():
     with pytest.raises(SpecError, match="Did you mean 'uniform'"):
         FlowMatching(timesteps="unifrom")
-    with pytest.raises(SpecError, match="std is .*; expected a number above 0"):
+    with pytest.raises(SpecError, match="std is .*; expected a finite number above 0"):
         FlowMatching(std=0.0)
     with pytest.raises(SpecError, match="shift is .*; expected a number above 0"):
         FlowMatching(shift=-1.0)

@@ -74,7 +74,10 @@ def test_longer_clips_of_a_batch_are_noisier() -> None:
     ("arguments", "message"),
     [
         ({"timesteps": "log-snr"}, "timesteps is 'log-snr'; expected one of .*Did you mean 'even-log-snr'"),
-        ({"std": 0.0}, "std is 0.0; expected a number above 0"),
+        ({"std": 0.0}, "std is 0.0; expected a finite number above 0"),
+        ({"std": math.inf}, "std is inf; expected a finite number above 0"),
+        ({"mean": math.nan}, "mean is nan; expected a finite number"),
+        ({"mean": -math.inf}, "mean is -inf; expected a finite number"),
         ({"shift": 2.0, "length_shift": (0.5, 1.15)}, "shift is 2 and length_shift is given too"),
         ({"length_shift": (math.nan, 1.0)}, "expected two numbers from -10 to 10"),
         ({"length_shift": (0.0, 720.0)}, "expected two numbers from -10 to 10"),

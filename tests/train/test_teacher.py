@@ -237,7 +237,18 @@ def test_two_ranks_learn_what_one_process_does(teacher: Path, tmp_path: Path) ->
         (("sampler=heun",), "sampler is 'heun', whose steps a model cannot learn from a teacher; .* Use a sampler such as euler"),
         (("sampler={class_path: ddim, init_args: {eta: 0.5}}",), "sampler is 'ddim', whose steps a model cannot learn"),
         (("model.start_fresh=[latent.connector]",), "model.start_fresh is .*, but a model begins as its teacher"),
-        (("train.teacher.guidance={scale: 2, rescale: 3}",), "guidance.rescale is 3"),
+        (("train.teacher.steps=10001",), "train.teacher.steps is 10001; expected at most 10,000"),
+        (("train.teacher.steps=1000000000000",), "train.teacher.steps is 1000000000000; expected at most 10,000"),
+        *(
+            (
+                (f"train.teacher.guidance.scale={value}",),
+                r"train.teacher.guidance.scale is .*; expected a number from -1,000,000 to",
+            )
+            for value in (".nan", ".inf", "-.inf", "1e300", "-1e300", "1000001")
+        ),
+        (("train.teacher.guidance={scale: 2, rescale: 3}",), "train.teacher.guidance.rescale is 3"),
+        (("train.teacher.guidance={interval: [.nan, 1]}",), "train.teacher.guidance.interval is "),
+        (("train.teacher.guidance={norm_threshold: .nan}",), "train.teacher.guidance.norm_threshold is nan"),
         (("model.backbone.num_layers=3",), "the weights of .* do not fit .*num_layers: 2 -> 3"),
         (("model.objective.mean=0.5",), "train.teacher: the spec changes .*mean: 0.0 -> 0.5 .*Leave this key out"),
     ],

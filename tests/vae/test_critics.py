@@ -484,7 +484,7 @@ def test_sizes_that_strides_do_not_divide_are_rounded_up(num_samples: int) -> No
         (MultiScaleSTFTCritic, {"dilations": (1, 0)}, r"dilations is \[1, 0\]; expected numbers of at least 1"),
         (ComplexSTFTCritic, {"window": 2}, "window is 2; expected a length in samples that is a multiple of 4"),
         (ComplexSTFTCritic, {"widths": ()}, r"widths is \[\]; expected one or more numbers"),
-        (ComplexSTFTCritic, {"channels": 0}, "sample_rate is 16000 and channels is 0; expected at least 1 of both"),
+        (ComplexSTFTCritic, {"channels": 0}, "channels is 0; expected at least 1"),
     ],
 )
 def test_arguments_out_of_range_are_refused_in_one_line(cls, arguments, message) -> None:

@@ -232,7 +232,7 @@ def test_weights_that_do_not_fit_are_told(tmp_path):
     ("changes", "told"),
     [
         ({"strides": (2, 4, 4)}, "expected lists of the same length"),
-        ({"strides": (1, 4)}, "expected strides of at least 2"),
+        ({"strides": (1, 4)}, "expected strides from 2 to 1024"),
         ({"latent_dim": 0}, "expected at least 1"),
         ({"sample_rate": 0}, "at least 1"),
     ],

@@ -208,7 +208,7 @@ TINY = {"num_layers": (1,), "head_dim": HEAD, "chunk_size": 8}
     ("changes", "transformer", "told"),
     [
         ({"strides": (2, 4)}, {}, "expected lists of the same length, with at least one entry"),
-        ({"strides": (1,)}, {}, r"strides is \[1\]; expected strides of at least 2"),
+        ({"strides": (1,)}, {}, r"strides is \[1\]; expected strides from 2 to 1024"),
         ({"base_channels": 12}, {}, "a block is 12 channels wide; expected a multiple of transformer.head_dim, 8"),
         ({"decoder_kernel": 5}, {}, "decoder_kernel is 5; expected 1 or 3"),
         ({"latent_dim": 0}, {}, "latent_dim is 0; expected"),

@@ -12,7 +12,7 @@ from soundomni.cli.parsing import reads_no_spec
 
 if TYPE_CHECKING:
     from soundomni.core.pretrained.config_sections import Section, Translation
-    from soundomni.core.spec.schema import Slot
+    from soundomni.core.spec.schema import Slot, Spec
     from soundomni.data.stable_audio_config import Clips
 
 HELP = "translate stable-audio-tools' model and dataset configs into a spec that `soundomni train` takes"
@@ -100,8 +100,30 @@ def _translated(args: argparse.Namespace, *, run_dir: str) -> Translation:
         parts.append(told(lambda: read_datasets(given, clips), dataset))
     layer = _joined([{"train": {"run_dir": run_dir}}, *(part.layer for part in parts)])
     placeholder: dict[str, Any] = {"data": {"datasets": {"placeholder": {"source": "toy-sounds"}}}}
-    load_spec([layer] if args.dataset is not None else [placeholder, layer], base={})
+    spec = load_spec([layer] if args.dataset is not None else [placeholder, layer], base={})
+    told(lambda: _check_trainable(spec), file)
     return Translation(layer, tuple(note for part in parts for note in part.notes))
+
+
+def _check_trainable(spec: Spec) -> None:
+    """Raise SpecError if training would refuse the numbers of a spec; its text encoder need not be on this machine."""
+    from soundomni.core.errors import SpecError
+    from soundomni.core.spec.registry import build
+    from soundomni.train.preflight import check_settings, check_spec
+
+    try:
+        if spec.codec is not None:
+            check_spec(spec)
+            return
+        check_settings(spec)
+        for one in spec.of_model.all_made.values():
+            assert one.objective is not None, "it is made"
+            build("objective", one.objective)
+        for one in spec.of_model.used.values():
+            if one.encoder is not None and one.encoder.class_path == "number":
+                build("encoder", one.encoder)
+    except SpecError as error:
+        raise SpecError(f"it describes a training that cannot run: {error}") from error
 
 
 def _model(tree: Any, args: argparse.Namespace) -> tuple[Translation, Clips]:

@@ -33,7 +33,7 @@ from soundomni.core.files.paths import place
 from soundomni.core.limits import LARGEST_SCALE
 from soundomni.core.pretrained.directory import public_name
 from soundomni.core.pretrained.foreign_weights import WeightFile, read_weights
-from soundomni.core.pretrained.weights import check_finite, write_tensors
+from soundomni.core.pretrained.weights import check_dtype, check_finite, write_tensors
 from soundomni.core.spec.schema import AdapterKind
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -275,10 +275,10 @@ def _read_interval(file: Path, value: object) -> Interval | None:
     """Return the timesteps that a config gives, None for all. Raise CheckpointError for anything but an interval."""
     if value is None:
         return None
-    ends = [float(end) for end in value if _is_number(end, (int, float))] if isinstance(value, list) and len(value) == 2 else []
-    if not is_interval(tuple(ends)):
+    ends = [end for end in value if _is_number(end, (int, float))] if isinstance(value, list) and len(value) == 2 else []
+    if not is_interval(tuple(ends)):  # compared before it becomes a float, which cannot hold every integer
         raise CheckpointError(f"'{file}': {INTERVAL} is {shown(value)}; expected two numbers from 0 to 1, the lower one first")
-    return None if tuple(ends) == EVERYWHERE else (ends[0], ends[1])
+    return None if tuple(ends) == EVERYWHERE else (float(ends[0]), float(ends[1]))
 
 
 def _is_number(value: object, kind: type | tuple[type, ...]) -> bool:
@@ -322,8 +322,7 @@ def _check_values(path: Path, name: str, weight: Tensor, matrices: _Matrices, *,
     for kind, matrix in ((A, a), (B, b), (MAGNITUDE, magnitude)):
         if matrix is None:
             continue
-        if not matrix.is_floating_point():
-            raise CheckpointError(f"'{path}': {kind} of '{name}' holds {str(matrix.dtype).removeprefix('torch.')}; expected floating point")
+        check_dtype(f"{PREFIX}{name}.{kind}", matrix, path)
         check_finite(f"{PREFIX}{name}.{kind}", matrix, path)
     largest = float(a.abs().max()) * float(b.abs().max()) * len(a) * scale
     if magnitude is not None:
@@ -334,7 +333,8 @@ def _check_values(path: Path, name: str, weight: Tensor, matrices: _Matrices, *,
     if magnitude is not None:
         wide = torch.promote_types(weight.dtype, torch.float32)
         norms = row_norms(weight.detach().to(wide), a.to(weight.device, wide), b.to(weight.device, wide), scale=scale)
-        if not bool((norms > 0).all() and norms.isfinite().all()):
+        ratios = magnitude.to(weight.device, wide) / norms
+        if not bool((norms > 0).all() and norms.isfinite().all() and ratios.isfinite().all()):
             raise CheckpointError(
                 f"'{path}' makes rows of '{name}' zero or infinite; such rows have no direction that {MAGNITUDE} could scale"
             )

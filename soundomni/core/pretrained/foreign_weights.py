@@ -30,6 +30,7 @@ from soundomni.core.errors import CheckpointError, amount, did_you_mean, message
 from soundomni.core.files.pickle_bounds import check_archive, check_legacy
 from soundomni.core.files.safe_tensors import open_tensors, readable
 from soundomni.core.files.small_files import open_regular, read_json
+from soundomni.core.pretrained.weights import check_dtype
 
 SAFE_SUFFIX = ".safetensors"
 PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
@@ -298,11 +299,10 @@ def read_float32(weights: WeightFile, name: str) -> Tensor:
 def read_floating(weights: WeightFile, name: str) -> Tensor:
     """Return a tensor of someone else's file in its own precision.
 
-    Raise CheckpointError if it is not floating point, or holds a number that is not finite.
+    Raise CheckpointError if it is not floating point of 16 to 64 bits, or holds a number that is not finite.
     """
     tensor = weights[name]
-    if not tensor.is_floating_point():
-        raise CheckpointError(f"'{weights.path}': {name} is {tensor.dtype}; quantized weights cannot be imported")
+    check_dtype(name, tensor, weights.path)
     _check_finite(weights, name, tensor)
     return tensor
 

@@ -131,10 +131,25 @@ def load_weights(
         }
         for stored, tensor in _tensors(file, rows):
             name, target, _ = held[stored]
-            if tensor.is_complex() or (target.is_floating_point() and not tensor.is_floating_point()):
-                raise CheckpointError(f"'{file}': '{name}' holds {str(tensor.dtype).removeprefix('torch.')}; expected floating point")
+            check_dtype(name, tensor, file, like=target)
             check_finite(name, tensor, file)
             target.copy_(tensor)
+
+
+def check_dtype(name: str, tensor: Tensor, file: str | Path, *, like: Tensor | None = None) -> None:
+    """Raise CheckpointError unless a tensor of a file is one of STORED_DTYPES, or has the dtype of `like` if that is not floating point.
+
+    Others, such as float8 and int8, stand for other numbers than they hold.
+    """
+    known = STORED_DTYPES if like is None or like.is_floating_point() else (like.dtype,)
+    if tensor.dtype not in known:
+        expected = " or ".join(", ".join(map(_plain, known)).rsplit(", ", 1))
+        cure = "" if tensor.is_complex() or len(known) == 1 else ". Use weights that are not quantized"
+        raise CheckpointError(f"'{file}': '{name}' is {_plain(tensor.dtype)}; expected {expected}{cure}")
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def check_finite(name: str, tensor: Tensor, file: str | Path) -> None:
@@ -203,7 +218,8 @@ def _tensors(file: Path, rows: Mapping[str, slice | None]) -> Iterator[tuple[str
             while start < len(names) and taken < _MAPPED_BYTES:
                 name = names[start]
                 wanted = rows[name]
-                tensor = opened.get_tensor(name) if wanted is None else opened.get_slice(name)[wanted]
+                with readable(file):
+                    tensor = opened.get_tensor(name) if wanted is None else opened.get_slice(name)[wanted]
                 taken += tensor.nbytes
                 yield name, tensor
                 del tensor

@@ -11,7 +11,7 @@ from dataclasses import replace
 from operator import attrgetter
 
 from soundomni.core.errors import SpecError, did_you_mean
-from soundomni.core.limits import LARGEST_SEED, LONGEST_SECONDS
+from soundomni.core.limits import LARGEST_SEED, LONGEST_SECONDS, MOST_STEPS, check_count
 from soundomni.core.spec.schema import LoRASpec, TrainSpec
 
 _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
@@ -82,7 +82,7 @@ def check_train(train: TrainSpec) -> None:
     if train.lora is not None:
         _check_lora(train.lora)
     if train.teacher is not None:
-        _expect(lambda x: x >= 1, "train.teacher.steps", train.teacher.steps, "at least 1")
+        check_count("train.teacher.steps", train.teacher.steps, most=MOST_STEPS)
 
 
 def _check_distinct(timesteps: Sequence[float]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -22,6 +23,8 @@ from soundomni.core.spec.schema import Slot, Spec
 from soundomni.core.spec.slots import slots
 from soundomni.core.spec.values import convert, plain
 
+_OVERFLOW = re.compile(r"Storage size calculation overflowed|Overflow when unpacking|int too (big|large) to convert|too large for a float")
+"""What torch and Python say of sizes with more numbers than they can count."""
 _foreign: dict[type, PluginEntry] = {}
 """The third-party plugins that this process has loaded."""
 
@@ -165,7 +168,8 @@ def build(kind: str, slot: Slot, *, trust_class_paths: bool = False, **runtime: 
         runtime: what the assembly passes; the names are `interfaces.Runtime.ARGUMENTS[kind]`.
 
     Raise PluginError as `load` does; SpecError, in one line, if an argument is unknown, missing or of a wrong type, or
-    if the constructor refuses a value with ValueError; and ConstructionError if it fails otherwise.
+    if the constructor refuses a value with ValueError or asks torch for too large tensors; and ConstructionError if it
+    fails otherwise.
     """
     assert set(runtime) == set(runtime_arguments(kind)), f"a {kind} takes {runtime_arguments(kind)} at run time, not {tuple(runtime)}"
     cls = load(kind, slot.class_path, trust_class_paths=trust_class_paths)
@@ -181,6 +185,8 @@ def build(kind: str, slot: Slot, *, trust_class_paths: bool = False, **runtime: 
     except (SoundOmniError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a constructor may fail in any way, and even call sys.exit(); the plugin must be named
+        if isinstance(error, (RuntimeError, TypeError, OverflowError)) and _OVERFLOW.search(str(error)):
+            raise SpecError(f"{kind} '{slot.class_path}': its sizes ask for tensors that are too large. Use smaller sizes") from error
         entry = _locate(kind, slot.class_path, trust_class_paths=trust_class_paths)
         raise ConstructionError(f"{entry.label} cannot be constructed: {describe(error)}") from error
 

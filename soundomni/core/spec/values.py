@@ -18,7 +18,7 @@ from enum import Enum
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
-from soundomni.core.errors import SpecError, did_you_mean, listed
+from soundomni.core.errors import SpecError, did_you_mean, listed, shown
 from soundomni.core.spec import yaml_text
 from soundomni.core.spec.schema import ModelSpec, Slot, Spec
 from soundomni.core.spec.written import WrittenModel, WrittenSpec
@@ -33,7 +33,8 @@ DICTS = (dict, collections.abc.Mapping)
 WRITTEN: Mapping[type, type] = {Spec: WrittenSpec, ModelSpec: WrittenModel}
 """The shape in which these are written, whose keys errors name."""
 
-_SHOWN = 80
+LARGEST_WHOLE = 2**63 - 1
+"""Largest whole number of a spec: YAML and JSON have longer ones, which neither torch nor a float can hold."""
 _NULLS = ("null", "~", "Null", "NULL", "")
 _EMPTY: Mapping[Any, str] = {list: "it to []", dict: "it to {}"}
 """How to switch off a key that holds a list or a mapping and is empty by default."""
@@ -170,6 +171,8 @@ def _convert_tuple(value: Any, inner: tuple[Any, ...], annotation: Any, key: str
 
 
 def _convert_scalar(value: Any, annotation: Any, key: str) -> Any:
+    if type(value) is int and annotation is int and abs(value) > LARGEST_WHOLE:
+        raise SpecError(f"{key} is {shown(value)}; expected a whole number of at most {LARGEST_WHOLE:,}")
     if annotation in (bool, int, float) and type(value) is annotation:
         return value  # a list may hold a hundred thousand of them, and each would need a parser
 
@@ -320,8 +323,7 @@ def _in_words(annotation: Any, *, many: bool = False) -> str:
 
 def wrong(value: Any, annotation: Any, key: str) -> SpecError:
     """Return an error that says what was given and what was expected."""
-    given = repr(plain(value))
-    given = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}…"
+    given = shown(plain(value))
     near = did_you_mean(value, map(str, get_args(annotation))) if isinstance(value, str) and get_origin(annotation) is Literal else ""
     return SpecError(f"{key or 'the spec'} is {given}; expected {_in_words(annotation)}{'.' + near if near else ''}")
 

@@ -14,7 +14,7 @@ from typing import Any
 from soundomni.core.assembly.uninitialized import without_memory
 from soundomni.core.errors import CheckpointError
 from soundomni.core.pretrained.directory import portable
-from soundomni.core.pretrained.foreign_weights import WeightFile, read_weights
+from soundomni.core.pretrained.foreign_weights import WeightFile, read_floating, read_weights
 from soundomni.core.spec.load import load_spec
 from soundomni.core.spec.provenance import lasting_name, own_names
 from soundomni.core.spec.registry import build
@@ -76,7 +76,7 @@ def import_soundomni(
     encoder = _encoder(weights, tree, directory)
     latent_dim = _latent_dim(weights)
     if PLACES in weights:
-        check_places(weights[PLACES], weights.path)
+        check_places(read_floating(weights, PLACES), weights.path)
     said = tree.node(READING_KEY).values
     reading = {key: said[key] for key in READING if key in said}
     base = _base_layer(experts.backbone(tokenizer), encoder, reading)

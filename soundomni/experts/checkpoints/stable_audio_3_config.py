@@ -12,7 +12,18 @@ from typing import Any, Literal
 from soundomni.core.errors import SpecError
 from soundomni.core.pretrained.config_sections import Section
 from soundomni.core.spec.values import join
-from soundomni.experts.checkpoints.stable_audio_model_config import HINTS, MODEL, NUMBER, ModelConfig, Objective, read_conditions
+from soundomni.experts.checkpoints.stable_audio_model_config import (
+    HINTS,
+    MODEL,
+    NUMBER,
+    ModelConfig,
+    Objective,
+    read_audio,
+    read_conditions,
+    read_name,
+    read_sizes,
+)
+from soundomni.experts.sizes import MOST_DIM
 
 TRANSFORMER, KIND = "the backbone dit-3", "diffusion_cond_inpaint"
 T5GEMMA = "t5gemma"
@@ -39,11 +50,11 @@ def parse_third(tree: Any) -> ModelConfig:
     """
     top = Section(tree, "")
     top.expect("model_type", KIND, by=f"{MODEL} for Stable Audio 3")
-    sample_rate, sample_size, channels = top.take("sample_rate", int), top.take("sample_size", int), top.take("audio_channels", int, 2)
+    sample_rate, sample_size, channels = read_audio(top)
     model = top.section("model")
     unused = top.close(unused=("training", "svd_bases_path"))
     conditioning, diffusion = model.section("conditioning"), model.section("diffusion")
-    latent_dim = model.take("io_channels", int)
+    latent_dim = model.take_whole("io_channels", most=MOST_DIM)
     model.section("pretransform").expect("scale", 1.0, by=MODEL, default=1.0)
     unused += model.close(unused=("in_channels", "out_channels"))
     diffusion.expect("type", "dit", by=MODEL)
@@ -57,7 +68,7 @@ def parse_third(tree: Any) -> ModelConfig:
     schedule = _schedule(diffusion.section(SAMPLING_SHIFT)) if SAMPLING_SHIFT in diffusion else usual
     unused += diffusion.close(unused=("distribution_shift_options", "use_effective_length_for_schedule", "mask_padding_attention"))
     unused += [] if schedule else [f"{diffusion.key}.{SAMPLING_SHIFT}"]
-    condition_dim = conditioning.take("cond_dim", int)
+    condition_dim = conditioning.take_whole("cond_dim", most=MOST_DIM)
     conditions = read_conditions(conditioning, crosses, globals_, {T5GEMMA: _t5gemma, NUMBER: _number})
     unused += conditioning.close(unused=("default_keys", "pre_encoded_keys"))
     widths = {"cond_token_dim": condition_dim if crosses else 0, "global_cond_dim": len(globals_) * condition_dim}
@@ -97,7 +108,7 @@ def _t5gemma(settings: Section) -> dict[str, Any]:
     """Read the settings of a T5Gemma conditioner, whose padding is a learned embedding."""
     settings.expect("project_out", False, by=MODEL, default=False)
     settings.expect("padding_mode", "learned", by="the encoder t5gemma")
-    read = {"name": settings.take("model_name", str, T5GEMMA_MODEL), "max_length": settings.take("max_length", int, LONGEST_TEXT)}
+    read = {"name": read_name(settings, "model_name", T5GEMMA_MODEL), "max_length": settings.take("max_length", int, LONGEST_TEXT)}
     settings.close(unused=("enable_grad", "output_dim", "model_path", "repo_id", "subfolder"))
     return read
 
@@ -115,7 +126,7 @@ def _backbone(config: Section, condition_dim: int, widths: Mapping[str, int]) ->
 
     Raise SpecError for parts that the backbone does not have, and for sizes that contradict each other.
     """
-    sizes = {name: config.take(name, int, default) for name, default in {"embed_dim": 768, "depth": 12, "num_heads": 8}.items()}
+    hidden_dim, num_layers, num_heads = read_sizes(config)
     for name, expected in widths.items():
         given = config.take(name, int, 32 if name == "io_channels" else 0)
         if given != expected:
@@ -143,7 +154,7 @@ def _backbone(config: Section, condition_dim: int, widths: Mapping[str, int]) ->
     for name, value in defaults.items():
         config.expect(name, value, by=TRANSFORMER, default=value)
     projects_global = config.take("project_global_cond", bool, True)
-    if widths["global_cond_dim"] and not projects_global and widths["global_cond_dim"] != sizes["embed_dim"]:
+    if widths["global_cond_dim"] and not projects_global and widths["global_cond_dim"] != hidden_dim:
         raise SpecError(
             f"{join(config.key, 'project_global_cond')} is false; expected true, because global conditions have a different size"
         )
@@ -156,12 +167,12 @@ def _backbone(config: Section, condition_dim: int, widths: Mapping[str, int]) ->
     norms.close(unused=("force_fp32",))
     mlp.close()
     found = {
-        "hidden_dim": sizes["embed_dim"],
-        "num_layers": sizes["depth"],
-        "num_heads": sizes["num_heads"],
+        "hidden_dim": hidden_dim,
+        "num_layers": num_layers,
+        "num_heads": num_heads,
         "condition_dim": condition_dim,
         "project_conditions": config.take("project_cond_tokens", bool, True),
-        "num_memory": config.take("num_memory_tokens", int, 0),
+        "num_memory": config.take_whole("num_memory_tokens", 0, least=0, most=MOST_DIM),
         "differential": differential,
         "log_snr_times": config.take("timestep_features_logsnr", bool, False),
     }

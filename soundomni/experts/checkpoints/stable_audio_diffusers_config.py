@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from soundomni.core.errors import SpecError, did_you_mean, message_of, shown
 from soundomni.core.files.small_files import read_json
+from soundomni.core.limits import check_count
 from soundomni.core.pretrained.config_sections import Section
 from soundomni.experts.checkpoints.local_model import CONFIG, NETWORK_FOLDER, TOKENIZER_FOLDER
 from soundomni.experts.checkpoints.stable_audio_diffusers_layout import NUMBER_NAMES
@@ -30,6 +31,7 @@ from soundomni.experts.checkpoints.stable_audio_model_config import (
 )
 from soundomni.experts.dit_network import LEAST_ROTATED, NUM_TIME_FEATURES
 from soundomni.experts.frozen_text import MOST_TOKENS
+from soundomni.experts.sizes import MOST_DIM, MOST_LAYERS
 
 INDEX_FILE, SCHEDULER_FILE, TOKENIZER_FILE = "model_index.json", "scheduler_config.json", "tokenizer_config.json"
 PIPELINE = "StableAudioPipeline"
@@ -62,6 +64,7 @@ IRRELEVANT = {"num_train_timesteps": int, "rho": float, "lower_order_final": boo
 """Settings that do not matter with the settings above."""
 LEAST_SIGMA = 70.0
 """Below this sigma_max, the noise that diffusers begins with is noticeably louder than ours."""
+MOST_FRAMES = 2**24
 _PRIVATE = ("_class_name", "_diffusers_version", "_name_or_path")
 
 
@@ -170,7 +173,7 @@ def _expect_class(section: Section, name: str) -> None:
 def _projection(section: Section) -> tuple[int, Mapping[str, float]]:
     """Return the dimensions of conditions, and the range of seconds."""
     _expect_class(section, "StableAudioProjectionModel")
-    text_dim, condition_dim = section.take("text_encoder_dim", int), section.take("conditioning_dim", int)
+    text_dim, condition_dim = section.take("text_encoder_dim", int), section.take_whole("conditioning_dim", most=MOST_DIM)
     if text_dim != condition_dim:
         told = f"text_encoder_dim is {text_dim}; expected {condition_dim}"
         raise SpecError(f"{told}, the conditioning_dim, because {MODEL} has no projection of texts")
@@ -182,14 +185,15 @@ def _transformer(section: Section, condition_dim: int, latent_dim: int) -> tuple
     have."""
     _expect_class(section, "StableAudioDiTModel")
     frames = section.take("sample_size", float, 1024.0)
-    if frames != round(frames) or frames < 1:
-        raise SpecError(f"sample_size is {frames:g}; expected a whole number of frames")
+    if frames != round(frames) or not 1 <= frames <= MOST_FRAMES:
+        raise SpecError(f"sample_size is {frames:g}; expected a whole number of frames, at most {MOST_FRAMES:,}")
     num_layers, num_heads, head_dim = (
-        section.take("num_layers", int, 24),
-        section.take("num_attention_heads", int, 24),
-        section.take("attention_head_dim", int, 64),
+        section.take_whole("num_layers", 24, most=MOST_LAYERS),
+        section.take_whole("num_attention_heads", 24, most=MOST_DIM),
+        section.take_whole("attention_head_dim", 64, most=MOST_DIM),
     )
     hidden_dim, seen_dim = num_heads * head_dim, section.take("cross_attention_dim", int, 768)
+    check_count("num_attention_heads times attention_head_dim", hidden_dim, most=MOST_DIM)
     if head_dim // 2 < LEAST_ROTATED:
         told = f"diffusers rotates {head_dim // 2} dimensions of a head, and {TRANSFORMER} at least {LEAST_ROTATED}"
         raise SpecError(f"attention_head_dim is {head_dim}; expected at least {2 * LEAST_ROTATED}: {told}")
@@ -244,13 +248,10 @@ def _longest_text(folder: Path) -> tuple[int, tuple[str, ...]]:
     if not (folder / name).is_file():
         return LONGEST_TEXT, (f"texts have {LONGEST_TEXT} tokens, because there is no {name} that says how many",)
     with _config(folder, name, others=True) as section:
-        length = section.take("model_max_length", int)
+        length = section.take_whole("model_max_length", most=MOST_TOKENS, hint=f"Set the tokens of a text, such as {LONGEST_TEXT}")
         side: Literal["right"] = "right"
         for key in ("padding_side", "truncation_side"):
             section.expect(key, side, by="the encoder t5", default=side)
-        if not 1 <= length <= MOST_TOKENS:
-            expected = f"the number of tokens of a text, from 1 to {MOST_TOKENS}"
-            raise SpecError(f"model_max_length is {length}; expected {expected}, such as {LONGEST_TEXT}")
     return length, ()
 
 
@@ -260,4 +261,4 @@ def _text_encoder(folder: Path, other: str | None) -> tuple[str, str | None, tup
         return USUAL_T5, other, (f"the pipeline has no {NETWORK_FOLDER}; it was assumed to be {USUAL_T5}",)
     found = other or str(folder.resolve())
     with _config(folder, f"{NETWORK_FOLDER}/{CONFIG}", others=True) as section:
-        return section.take("_name_or_path", str, "") or found, found, ()
+        return section.take("_name_or_path", str, "").strip() or found, found, ()

@@ -13,7 +13,7 @@ from torch import Tensor
 from soundomni.core.errors import SpecError, shown
 from soundomni.core.files.paths import local_path, place
 from soundomni.core.files.small_files import read_json
-from soundomni.core.pretrained.foreign_weights import WeightFile, read_weights
+from soundomni.core.pretrained.foreign_weights import WeightFile, read_floating, read_weights
 from soundomni.core.pretrained.weights import write_weights
 from soundomni.experts.checkpoints.language_import import LazyState
 from soundomni.experts.checkpoints.local_model import CONFIG, INDEX, NETWORK_FOLDER, TOKENIZER, TOKENIZER_FOLDER, WEIGHTS, LocalModel
@@ -63,7 +63,7 @@ def write_t5(model: LocalModel, folder: Path, *, max_length: int) -> None:
 
 def _encoder(weights: WeightFile) -> Mapping[str, Tensor]:
     names = [name for name in weights if name.startswith(ENCODER)]
-    return LazyState({name: lambda name=name: weights[name] for name in names})  # type: ignore[misc]
+    return LazyState({name: lambda name=name: read_floating(weights, name) for name in names})  # type: ignore[misc]
 
 
 def _tree(file: Path) -> dict[str, Any]:

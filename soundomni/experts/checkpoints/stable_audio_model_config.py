@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.errors import SpecError, did_you_mean, shown
+from soundomni.core.limits import HIGHEST_RATE, LONGEST_SECONDS, MOST_CHANNELS
 from soundomni.core.pretrained.config_sections import Section
 from soundomni.core.spec.values import join
 from soundomni.experts.checkpoints.stable_audio_layout import LATENT
+from soundomni.experts.sizes import MOST_DIM, MOST_LAYERS
 
 TRANSFORMER, MODEL = "the backbone dit", "the importer"
 Objective = Literal["v", "rectified_flow", "rf_denoiser"]
@@ -30,6 +32,7 @@ USUAL_T5 = "t5-base"
 """T5 that stable-audio-tools uses unless a config names another one."""
 NUM_FREQUENCIES = 128
 """Number of frequencies with which stable-audio-tools encodes a number."""
+MOST_CONDITIONS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +108,11 @@ def parse_model_config(tree: Any, *, conditioners: Mapping[str, Callable[[Sectio
         known = "autoencoders are read by `soundomni import stable-audio-vae`" if kind == "autoencoder" else "others are not imported"
         raise SpecError(f"model_type is '{kind}'; expected {' or '.join(map(repr, KINDS))}; {known}")
     inpaints = KINDS[kind]
-    sample_rate, sample_size, channels = top.take("sample_rate", int), top.take("sample_size", int), top.take("audio_channels", int, 2)
+    sample_rate, sample_size, channels = read_audio(top)
     model = top.section("model")
     unused = top.close(unused=("training",))
     conditioning, diffusion = model.section("conditioning"), model.section("diffusion")
-    latent_dim = model.take("io_channels", int)
+    latent_dim = model.take_whole("io_channels", most=MOST_DIM)
     model.section("pretransform").expect("scale", 1.0, by=MODEL, default=1.0)
     unused += model.close(unused=("in_channels", "out_channels"))
     diffusion.expect("type", "dit", by=MODEL)
@@ -119,7 +122,7 @@ def parse_model_config(tree: Any, *, conditioners: Mapping[str, Callable[[Sectio
     objective: Objective = diffusion.take("diffusion_objective", Objective, "v")
     transformer = diffusion.section("config")
     unused += diffusion.close(unused=("distribution_shift_options",))
-    condition_dim = conditioning.take("cond_dim", int)
+    condition_dim = conditioning.take_whole("cond_dim", most=MOST_DIM)
     conditions = read_conditions(conditioning, crosses, globals_, IMPORTED if conditioners is None else conditioners)
     unused += conditioning.close(unused=("default_keys",))
     widths = {"cond_token_dim": condition_dim if crosses else 0, "global_cond_dim": len(globals_) * condition_dim}
@@ -140,6 +143,14 @@ def parse_model_config(tree: Any, *, conditioners: Mapping[str, Callable[[Sectio
     )
 
 
+def read_audio(top: Section) -> tuple[int, int, int]:
+    """Return the sample rate, the samples of a clip and the audio channels of a config. Raise SpecError if one is out
+    of range."""
+    sample_rate = top.take_whole("sample_rate", most=HIGHEST_RATE)
+    sample_size = top.take_whole("sample_size", most=int(LONGEST_SECONDS) * sample_rate)
+    return sample_rate, sample_size, top.take_whole("audio_channels", 2, most=MOST_CHANNELS)
+
+
 def read_conditions(
     section: Section,
     crosses: tuple[str, ...],
@@ -149,7 +160,10 @@ def read_conditions(
     """Read the conditioners; `readers` reads the settings of each known kind. Raise SpecError for other kinds, and for
     an id without a conditioner."""
     found: list[Condition] = []
-    for index, given in enumerate(section.take("configs", list[dict[str, Any]])):
+    configs = section.take("configs", list[Any])
+    if len(configs) > MOST_CONDITIONS:
+        raise SpecError(f"{join(section.key, 'configs')} has {len(configs):,} conditions; expected at most {MOST_CONDITIONS}")
+    for index, given in enumerate(configs):
         one = Section(given, f"{join(section.key, 'configs')}[{index}]")
         id, kind, settings = one.take("id", str), one.take("type", str), one.section("config")
         one.close()
@@ -164,7 +178,7 @@ def read_conditions(
         found.append(Condition(id=id, kind=kind, settings=read(settings), crosses=id in crosses, is_global=id in globals_))
     for name, given_ids in (("cross_attention_cond_ids", crosses), ("global_cond_ids", globals_)):
         if len(set(given_ids)) < len(given_ids):
-            raise SpecError(f"model.diffusion.{name} is {list(given_ids)}; expected every condition only once")
+            raise SpecError(f"model.diffusion.{name} is {shown(list(given_ids))}; expected every condition only once")
     ids = [one.id for one in found]
     for id in (*crosses, *globals_):
         if id not in ids:
@@ -192,10 +206,18 @@ def _check_conditions(conditions: Sequence[Condition]) -> None:
         raise SpecError(f"the conditions {', '.join(texts)} are all texts; {MODEL} takes only one, the prompt")
 
 
+def read_name(settings: Section, key: str, usual: str) -> str:
+    """Return the name of a text encoder. Raise SpecError for a blank one."""
+    name: str = settings.take(key, str, usual)
+    if not name.strip():
+        raise SpecError(f"{join(settings.key, key)} is {name!r}; expected the name of a model, such as {usual}")
+    return name
+
+
 def read_t5(settings: Section) -> dict[str, Any]:
     """Read the settings of a T5 conditioner, which is only imported if its features are used as they are."""
     settings.expect("project_out", False, by=MODEL, default=False)
-    read = {"name": settings.take("t5_model_name", str, USUAL_T5), "max_length": settings.take("max_length", int, LONGEST_TEXT)}
+    read = {"name": read_name(settings, "t5_model_name", USUAL_T5), "max_length": settings.take("max_length", int, LONGEST_TEXT)}
     settings.close(unused=("enable_grad", "output_dim"))
     return read
 
@@ -211,16 +233,21 @@ IMPORTED: Mapping[str, Callable[[Section], dict[str, Any]]] = {T5: read_t5, NUMB
 """Type of conditioner → function that reads its settings, for types that can be imported with a model's weights."""
 
 
+def read_sizes(config: Section) -> tuple[int, int, int]:
+    """Return the hidden size, the layers and the heads of a transformer. Raise SpecError if one is out of range."""
+    return (
+        config.take_whole("embed_dim", 768, most=MOST_DIM),
+        config.take_whole("depth", 12, most=MOST_LAYERS),
+        config.take_whole("num_heads", 8, most=MOST_DIM),
+    )
+
+
 def _backbone(config: Section, condition_dim: int, widths: Mapping[str, int]) -> dict[str, Any]:
     """Return the arguments of the backbone; `widths` are what the rest of the config implies.
 
     Raise SpecError for what it does not have, and for sizes that contradict each other.
     """
-    hidden_dim, num_layers, num_heads = (
-        config.take("embed_dim", int, 768),
-        config.take("depth", int, 12),
-        config.take("num_heads", int, 8),
-    )
+    hidden_dim, num_layers, num_heads = read_sizes(config)
     for name, expected in widths.items():
         given = config.take(name, int, 32 if name == "io_channels" else 0)
         if given != expected:
@@ -242,7 +269,7 @@ def _backbone(config: Section, condition_dim: int, widths: Mapping[str, int]) ->
     attention.expect("feat_scale", False, by=TRANSFORMER, default=False)
     attention.close()
     projects = config.take("project_cond_tokens", bool, True)
-    num_memory = config.take("num_memory_tokens", int, 0)
+    num_memory = config.take_whole("num_memory_tokens", 0, least=0, most=MOST_DIM)
     config.close(unused=("zero_init_branch_outputs",))
     return {
         "hidden_dim": hidden_dim,

@@ -12,7 +12,7 @@ from torch import nn
 from soundomni.core.errors import CheckpointError, some
 from soundomni.core.files.paths import local_path, place
 from soundomni.core.files.safe_tensors import open_tensors, readable
-from soundomni.core.pretrained.weights import check_finite
+from soundomni.core.pretrained.weights import check_dtype, check_finite
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -36,8 +36,11 @@ def load_strict(module: nn.Module, path: str | Path, *, renamed: Mapping[str, st
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
     sources = place_names(shapes, module.state_dict(), renamed, path)
     check_fit(module, {ours: shapes[theirs] for ours, theirs in sources.items()}, path)
-    given = {ours: file.get_tensor(theirs) for ours, theirs in sources.items()}
+    with readable(Path(path)):
+        given = {ours: file.get_tensor(theirs) for ours, theirs in sources.items()}
+    own = module.state_dict()
     for name, tensor in given.items():
+        check_dtype(name, tensor, path, like=own[name])
         check_finite(name, tensor, path)
     module.load_state_dict(given)
 

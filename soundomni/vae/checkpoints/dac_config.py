@@ -12,7 +12,7 @@ from typing import Any
 
 from soundomni.core.spec.values import convert
 from soundomni.vae.checkpoints.config_values import check_implied
-from soundomni.vae.frozen_codec import check_strides
+from soundomni.vae.sizes import check_strides
 
 MODEL = "DacModel"
 

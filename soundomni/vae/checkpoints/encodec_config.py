@@ -14,7 +14,7 @@ from typing import Any
 from soundomni.core.errors import SpecError, shown
 from soundomni.core.spec.values import convert
 from soundomni.vae.checkpoints.config_values import check_fixed
-from soundomni.vae.frozen_codec import check_strides
+from soundomni.vae.sizes import check_strides
 
 MODEL = "EncodecModel"
 MOST_KBIT = 1e6

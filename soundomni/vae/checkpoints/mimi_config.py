@@ -14,7 +14,7 @@ from typing import Any
 from soundomni.core.errors import SpecError
 from soundomni.core.spec.values import convert
 from soundomni.vae.checkpoints.config_values import check_fixed, check_implied
-from soundomni.vae.frozen_codec import check_strides
+from soundomni.vae.sizes import check_strides
 
 MODEL = "MimiModel"
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.errors import SpecError, did_you_mean, shown
+from soundomni.core.limits import check_count
 from soundomni.core.pretrained.config_sections import Section
 from soundomni.core.spec.values import convert, join
 from soundomni.vae.checkpoints.stable_audio_config import (
@@ -24,6 +25,7 @@ from soundomni.vae.checkpoints.stable_audio_config import (
     check_equal,
     parse_file,
 )
+from soundomni.vae.sizes import MOST_WIDTH, check_strides, check_widths
 
 BY = "the codec same"
 NOISE = "the original adds noise when it decodes ({}); this codec does not, so that decoding is not random"
@@ -160,6 +162,10 @@ def parse_config(tree: Any) -> CodecConfig:
     patches: _Patches = _typed(model.section("pretransform"), "patched", _Patches)
     bottleneck: _Bottleneck = _typed(model.section("bottleneck"), "softnorm", _Bottleneck)
     _check_fixed(encoder, decoder, patches, bottleneck, model.key)
+    name = join(model.key, "encoder.config")
+    check_count(f"{join(model.key, 'pretransform.config')}.patch_size", patches.patch_size, most=MOST_WIDTH)
+    check_widths(encoder.channels, encoder.c_mults, names=(f"{name}.channels", f"{name}.c_mults"))
+    check_strides(encoder.strides, name=f"{name}.strides", patch_size=patches.patch_size)
     ratio = patches.patch_size * math.prod(encoder.strides)
     given = {
         name: model.take(name, int, None) for name in ("io_channels", "in_channels", "out_channels", "latent_dim", "downsampling_ratio")
@@ -215,7 +221,7 @@ def _check_fixed(encoder: _Encoder, decoder: _Decoder, patches: _Patches, bottle
         for name, expected in values.items():
             if getattr(settings, name) != expected:
                 found = getattr(settings, name)
-                raise SpecError(f"{join(key, part)}.config.{name} is {found!r}; expected {expected!r}, the only one that {BY} has")
+                raise SpecError(f"{join(key, part)}.config.{name} is {shown(found)}; expected {expected!r}, the only one that {BY} has")
     name, mirrored = join(key, "decoder.config"), list(_SAME_ON_BOTH_SIDES)
     mirrored += ["sliding_window"] if encoder.sliding_window is not None else ["sliding_window", "chunk_size"]
     check_equal({f"{name}.{one}": (getattr(decoder, one), getattr(encoder, one)) for one in mirrored})
@@ -271,15 +277,20 @@ def _parse_diffusers(top: Section) -> CodecConfig:
         top.expect("_class_name", _DIFFUSERS_CLASS, by=BY)
     given = {name: top.take(name, Any) for name in _Diffusers.__dataclass_fields__ if name in top}
     config: _Diffusers = convert(given, _Diffusers, "")
+    check_count("patch_size", config.patch_size, most=MOST_WIDTH)
+    check_widths(config.encoder_channels, config.encoder_c_mults, names=("encoder_channels", "encoder_c_mults"))
+    check_strides(config.encoder_strides, name="encoder_strides", patch_size=config.patch_size)
     unused = top.close(unused=("_class_name", "_diffusers_version", "_name_or_path"))
     blocks = len(config.encoder_strides)
     sines = {name: getattr(config, f"{name}_sinusoidal_blocks") for name in ("encoder", "decoder")}
     sines = {name: counts * blocks if len(counts) == 1 else counts for name, counts in sines.items()}
     for name, counts in sines.items():
         if len(counts) != blocks:
-            raise SpecError(f"{name}_sinusoidal_blocks is {counts}; expected 1 or {blocks} numbers, as there are {blocks} encoder_strides")
+            raise SpecError(
+                f"{name}_sinusoidal_blocks is {shown(counts)}; expected 1 or {blocks} numbers, as there are {blocks} encoder_strides"
+            )
     if any(sine_layers(sines["encoder"])):
-        raise SpecError(f"encoder_sinusoidal_blocks is {sines['encoder']}; expected zeros, the only ones that {BY} has")
+        raise SpecError(f"encoder_sinusoidal_blocks is {shown(sines['encoder'])}; expected zeros, the only ones that {BY} has")
     init_args = {
         "sample_rate": config.sampling_rate,
         "channels": config.audio_channels,

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soundomni.core.errors import SpecError, message_of
+from soundomni.core.errors import SpecError, message_of, shown
 from soundomni.core.files.small_files import read_json
+from soundomni.core.limits import HIGHEST_RATE, MOST_CHANNELS, check_count
 from soundomni.core.pretrained.config_sections import Section
 from soundomni.core.spec.values import convert, join
+from soundomni.vae.sizes import MOST_WIDTH, check_strides, check_widths
 
 NAMES = ("audio_vae.json", "model_config.json", "config.json")
 """Names of configs next to their weights."""
@@ -148,7 +150,7 @@ class AutoencoderPart:
 def autoencoder_part(tree: Mapping[str, Any]) -> AutoencoderPart:
     """Find the autoencoder in its own config or in a whole model's. Raise SpecError if there is none."""
     top = Section(tree, "")
-    sample_rate, kind = top.take("sample_rate", int), top.take("model_type", str, "")
+    sample_rate, kind = top.take_whole("sample_rate", most=HIGHEST_RATE), top.take("model_type", str, "")
     audio_channels = top.take("audio_channels", int, None)
     model = top.section("model")
     if "encoder" in model:
@@ -182,6 +184,7 @@ def _parse_autoencoder(part: AutoencoderPart) -> CodecConfig:
     decoder: _Decoder = decoder_section.section("config").fields(_Decoder)
     unused += encoder_section.close(unused=("requires_grad",)) + decoder_section.close(unused=("requires_grad",))
     bottleneck.close()
+    _check_sizes(encoder, decoder, model.key)
     _check_coders(encoder, decoder, soft_clip, model.key)
     channels, ratio = encoder.in_channels, math.prod(encoder.strides)
     check_equal(
@@ -209,6 +212,15 @@ def _parse_autoencoder(part: AutoencoderPart) -> CodecConfig:
         "use_snake": encoder.use_snake,
     }
     return CodecConfig(init_args, tuple(unused), notes)
+
+
+def _check_sizes(encoder: _Encoder, decoder: _Decoder, key: str) -> None:
+    """Raise SpecError for sizes that the codec cannot have."""
+    name = join(key, "encoder.config")
+    check_count(f"{name}.in_channels", encoder.in_channels, most=MOST_CHANNELS)
+    check_widths(encoder.channels, encoder.c_mults, names=(f"{name}.channels", f"{name}.c_mults"))
+    check_strides(encoder.strides, name=f"{name}.strides")
+    check_count(f"{join(key, 'decoder.config')}.latent_dim", decoder.latent_dim, most=MOST_WIDTH)
 
 
 def _check_coders(encoder: _Encoder, decoder: _Decoder, soft_clip: bool, key: str) -> None:
@@ -240,6 +252,10 @@ def _parse_diffusers(top: Section) -> CodecConfig:
         top.expect("_class_name", _DIFFUSERS_CLASS, by=BY)
     given = {name: top.take(name, Any) for name in _Diffusers.__dataclass_fields__ if name in top}
     config: _Diffusers = convert(given, _Diffusers, "")
+    check_count("sampling_rate", config.sampling_rate, most=HIGHEST_RATE)
+    check_count("audio_channels", config.audio_channels, most=MOST_CHANNELS)
+    check_widths(config.encoder_hidden_size, config.channel_multiples, names=("encoder_hidden_size", "channel_multiples"))
+    check_strides(config.downsampling_ratios, name="downsampling_ratios")
     unused = top.close(unused=("_class_name", "_diffusers_version", "_name_or_path"))
     check_equal(
         {
@@ -265,7 +281,7 @@ def check_equal(values: Mapping[str, tuple[Any, Any]]) -> None:
     fine."""
     for key, (given, expected) in values.items():
         if given is not None and given != expected:
-            raise SpecError(f"{key} is {given}; expected {expected}, to agree with the rest of the config")
+            raise SpecError(f"{key} is {shown(given)}; expected {shown(expected)}, to agree with the rest of the config")
 
 
 def stride_notes(strides: Collection[int]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from soundomni.core.errors import SpecError, shown
 from soundomni.vae.clips import check_audio_format
 from soundomni.vae.critics.adversarial import AdversarialCritic, AdversarialLoss, Network, Verdict
 from soundomni.vae.critics.layers import SLOPE, normalized
-from soundomni.vae.critics.windows import check_window
+from soundomni.vae.critics.windows import check_length, check_window
 from soundomni.vae.spectrum import as_channels, spectrum
 
 
@@ -107,6 +107,7 @@ class ComplexSTFTCritic(AdversarialCritic):
     ) -> None:
         check_audio_format(sample_rate, channels)
         check_window(window)
+        check_length("widths", widths)
         if not widths or min(widths) < 1:
             raise SpecError(f"widths is {shown(list(widths))}; expected one or more numbers of at least 1")
         super().__init__(

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from soundomni.core.errors import SpecError, did_you_mean
+from soundomni.core.errors import SpecError, did_you_mean, shown
 from soundomni.core.interfaces import Critic, LossTerms
 from soundomni.core.limits import check_count
 from soundomni.core.mel_filters import MelScale, mel_filters
@@ -131,7 +131,7 @@ def _norm(difference: Tensor, error: LogError) -> Tensor:
 def _one_for_each(num_mels: tuple[int, ...], num_windows: int) -> tuple[int, ...]:
     if len(num_mels) not in (1, num_windows):
         expected = f"one number, or one for each of the {num_windows} windows"
-        raise SpecError(f"num_mels is {list(num_mels)}; expected {expected}")
+        raise SpecError(f"num_mels is {shown(list(num_mels))}; expected {expected}")
     for count in num_mels:
         check_count("num_mels", count)
     return tuple(num_mels) if len(num_mels) == num_windows else tuple(num_mels) * num_windows

@@ -16,6 +16,7 @@ from soundomni.core.errors import SpecError, shown
 from soundomni.vae.clips import check_audio_format
 from soundomni.vae.critics.adversarial import AdversarialCritic, AdversarialLoss, Network, Verdict
 from soundomni.vae.critics.layers import normalized, run
+from soundomni.vae.critics.windows import check_length
 
 SLOPE = 0.1
 STRIDE = 3
@@ -81,6 +82,7 @@ class MultiPeriodCritic(AdversarialCritic):
     ) -> None:
         check_audio_format(sample_rate, channels)
         for name, numbers in (("periods", periods), ("widths", widths)):
+            check_length(name, numbers)
             if not numbers or min(numbers) < 1:
                 raise SpecError(f"{name} is {shown(list(numbers))}; expected one or more numbers of at least 1")
         super().__init__(

@@ -15,7 +15,8 @@ from soundomni.core.limits import check_count
 from soundomni.vae.clips import check_audio_format
 from soundomni.vae.critics.adversarial import AdversarialCritic, AdversarialLoss, Network, Verdict
 from soundomni.vae.critics.layers import normalized, run
-from soundomni.vae.critics.windows import check_windows
+from soundomni.vae.critics.windows import check_length, check_windows
+from soundomni.vae.sizes import MOST_WIDTH
 from soundomni.vae.spectrum import as_channels, spectrum
 
 
@@ -84,7 +85,8 @@ class MultiScaleSTFTCritic(AdversarialCritic):
         relative_features: bool = True,
     ) -> None:
         check_audio_format(sample_rate, channels)
-        check_count("filters", filters)
+        check_count("filters", filters, most=MOST_WIDTH)
+        check_length("dilations", dilations)
         if any(dilation < 1 for dilation in dilations):
             raise SpecError(f"dilations is {shown(list(dilations))}; expected numbers of at least 1")
         super().__init__(

@@ -17,6 +17,7 @@ from soundomni.core.limits import check_count
 from soundomni.vae.clips import check_audio_format
 from soundomni.vae.critics.adversarial import AdversarialCritic, AdversarialLoss, Network, Verdict
 from soundomni.vae.critics.layers import normalized, run
+from soundomni.vae.critics.windows import check_length
 
 GROUP = 4
 """Input channels of each group of a grouped convolution."""
@@ -97,6 +98,7 @@ class MultiScaleWaveformCritic(AdversarialCritic):
 
 
 def _check_widths(widths: Sequence[int]) -> None:
+    check_length("widths", widths)
     if len(widths) < 2 or any(width < GROUP or width % GROUP for width in widths):
         raise SpecError(f"widths is {shown(list(widths))}; expected two or more multiples of {GROUP}")
     for inputs, outputs in pairwise(widths[:-1]):
