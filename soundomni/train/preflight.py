@@ -63,10 +63,6 @@ def check_settings(spec: Spec, *, trust_class_paths: bool = False) -> None:
     if spec.model is not None:
         check_clips(spec.model.clips, "model.clips")
         _samplers(spec, trust_class_paths=trust_class_paths)
-    if spec.codec is not None:
-        _check_codec(spec, spec.codec, trust_class_paths=trust_class_paths)
-        return find_doubts(spec, None)
-    return find_doubts(spec, _check_model(spec, trust_class_paths=trust_class_paths))
 
 
 def _samplers(spec: Spec, *, trust_class_paths: bool) -> dict[str, Sampler]:
