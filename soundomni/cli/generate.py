@@ -193,7 +193,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         device = own_device(choose_device(args))
         model = load_model_or_chain(args, overrides, device=device)
     requests = _with_lengths(requests, args, model)
-    if args.keep is not None or args.vary is not None:
+    if args.keep is not None or args.vary is not None or args.given:
         say_clips(model)
     check_modality(model, args.of)
     check_model_format(args.format, model, of=args.of)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from soundomni import Audio, SoundOmni
 from soundomni.cli.main import main
 from soundomni.core.errors import SpecError
 from soundomni.core.spec.load import load_spec
+from soundomni.core.spec.schema import ClipSpec
+from soundomni.core.writing.preparing import prepare
 from soundomni.train.preflight import check_spec
 
 SPEC = """
@@ -66,6 +69,22 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     for name, seed in (("one", 1), ("two", 2)):
         soundfile.write(folder / f"{name}.wav", sound(seed).waveform.T, CLAP_RATE)
     return folder
+
+
+def test_a_condition_is_prepared_as_in_training(folder: Path) -> None:
+    model, plain = (SoundOmni.from_pretrained(folder / "model") for _ in range(2))
+    spec = model.spec
+    clips = ClipSpec(cut="onset", seconds=0.2, peak=0.9)
+    model = SoundOmni(model.model, replace(spec, model=replace(spec.of_model, clips=clips)), model.tokenizer)
+    late = Audio(np.pad(sound(1).waveform, ((0, 0), (700, 0))), CLAP_RATE)
+    ready = Audio(prepare(late.waveform, CLAP_RATE, clips), CLAP_RATE)
+
+    def made(by: SoundOmni, clip: Audio) -> np.ndarray:
+        (found,) = by.generate(["rain"], seconds=0.3, seeds=0, given={"timbre": clip})
+        return found.waveform
+
+    np.testing.assert_array_equal(made(model, late), made(plain, ready))
+    assert (made(model, late) != made(plain, late)).any()
 
 
 def sound(seed: int, num_samples: int = 3000) -> Audio:

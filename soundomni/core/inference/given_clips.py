@@ -73,7 +73,7 @@ class GivenClips:
         return replace(slot, aligned=tuple(added))
 
     def in_prompt(self, given: Mapping[str, Given]) -> dict[str, Segment]:
-        """Return the segments of the given clips that the prompt holds, of any length.
+        """Return the segments of the given clips that the prompt holds, of any length. Audio is prepared as it was in training.
 
         Raise DataError for a clip that was made by a codec with another rate or other sizes, or that is too long.
         """
@@ -133,7 +133,7 @@ class GivenClips:
                 raise DataError(f"given '{modality.name}' has {values.shape[1]} frames; expected at least {clip.spec.num_frames(1)}")
             self._check_length(modality, values.shape[1], num_samples)
             return self._contexts.given(num_samples, of=modality.name).with_values(values)
-        waveform = convert(clip, channels=modality.channels, sample_rate=modality.sample_rate)
+        waveform = convert(self._contexts.prepared(clip), channels=modality.channels, sample_rate=modality.sample_rate)
         self._check_length(modality, _num_frames(modality, waveform.shape[1]), waveform.shape[1])
         return _read(modality, self._contexts.given(waveform.shape[1], of=modality.name), waveform)
 

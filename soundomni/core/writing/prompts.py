@@ -168,10 +168,14 @@ class PromptWriter:
         """Spec of the encoder. Raise SpecError if the model has none."""
         return self._writer.heard().spec
 
+    def prepared(self, clip: Audio) -> Audio:
+        """Return a clip as the model's training prepared its own."""
+        return prepared(clip, self._clips)
+
     def _to_encoder(self, clip: Audio) -> np.ndarray:
         """Return `[1, S]`, prepared, at the encoder's rate. Raise DataError if the clip is longer than the encoder takes."""
         spec = self._encoder_spec
-        waveform = convert(prepared(clip, self._clips), channels=1, sample_rate=spec.sample_rate)
+        waveform = convert(self.prepared(clip), channels=1, sample_rate=spec.sample_rate)
         if spec.max_seconds is not None and waveform.shape[1] > spec.max_seconds * spec.sample_rate:
             seconds = waveform.shape[1] / spec.sample_rate
             raise DataError(f"the clip lasts {seconds:.1f} s; the encoder takes at most {spec.max_seconds:g} s. Cut it first")
