@@ -74,7 +74,7 @@ def test_mistakes_end_in_one_line(tiny_spec: Path, tmp_path: Path, fails: Any) -
         "--data.tokens_per_batch=1000000000000": "expected at most 1,048,576",
         "--data.datasets.toys.max_seconds=1e300": "max_seconds is 1e+300; expected more than 0 and at most 86,400",
         "--model.backbone.num_layers=1000000000": "mot: num_layers is 1000000000; expected at most 256",
-        "--model.encoder.num_layers=1000000000": "log-mel: num_layers is 1000000000; expected at most 256",
+        "--model.encoder.num_layers=1000000000": "the spec asks for more than 50,000 parameters",
     }.items():
         assert expected in fails("doctor", "--config", tiny_spec, override)
     assert "--seconds is '1e8'; expected a number above 0 and at most 86,400" in fails("doctor", "--config", tiny_spec, "--seconds", "1e8")

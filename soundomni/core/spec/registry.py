@@ -24,7 +24,7 @@ from soundomni.core.spec.slots import slots
 from soundomni.core.spec.values import convert, plain
 
 _OVERFLOW = re.compile(r"Storage size calculation overflowed|Overflow when unpacking|int too (big|large) to convert|too large for a float")
-"""What torch and Python say of sizes with more numbers than they can count."""
+"""What torch and Python report if sizes have more numbers than they can count."""
 _foreign: dict[type, PluginEntry] = {}
 """The third-party plugins that this process has loaded."""
 
