@@ -355,7 +355,10 @@ def test_what_a_diffusion_model_asks_in_vain_is_refused(refuse: Any, changes: di
         ({"custom_metadata_module": "md.py"}, "custom_metadata_module is 'md.py', which is never run here. Write prompts into NAME.json"),
         ({"custom_metadata_module": "md.py"}, "leave out clips, write a filter (`soundomni plugins new filter NAME`)"),
         ({"datasets": [{"id": "a", "path": "x", "custom_metadata_module": "md.py"}]}, "datasets[0].custom_metadata_module is 'md.py'"),
-        ({"datasets": [{"id": "a", "path": "x"}, {"id": "A", "path": "y"}]}, "datasets[1].id is 'A', which is taken"),
+        (
+            {"datasets": [{"id": "a", "path": "x"}, {"id": "A", "path": "y"}]},
+            "datasets[1].id is 'A', which is already taken; expected a different id",
+        ),
         ({"datasets": [{"id": "a", "pth": "x"}]}, "datasets[0].path: missing"),
         ({"datasets": [{"id": "a", "path": "x", "weigth": 1}]}, "unknown key 'datasets[0].weigth'"),
         ({"datasets": []}, "datasets is []"),

@@ -53,7 +53,10 @@ def run(capsys):
         (["train", "--config=demo", "--data.datasets.toys.source.help"], ["arguments of dataset 'toy-sounds'"]),
         (["train", "--config", "demo", "--sampler=rk4", "--sampler.help"], ["arguments of sampler 'rk4'"]),
         (["train", "--config", "demo", "--model.encoder=null", "--train.trackers.help"], ["Installed: tensorboard, wandb"]),
-        (["train", "--sampler.help"], ["`--sampler.help NAME` shows the arguments of a sampler. Installed: ddim, dpmpp, dpmpp-2m,"]),
+        (
+            ["train", "--sampler.help"],
+            ["`--sampler.help NAME` shows the arguments of a sampler. Installed: ddim, ddim-cfgpp, dpmpp, dpmpp-2m,"],
+        ),
         (
             ["train", "--model.codec.help", "mdct-shape-gain"],
             ["--model.codec.window VALUE as in MDCTCodec (one of sine, kbd;"],

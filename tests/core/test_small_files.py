@@ -89,7 +89,7 @@ def test_errors_are_one_line_of_bounded_length_that_no_terminal_obeys() -> None:
     line = str(CheckpointError("a\n\tb \x1b[2J\u202e\x00 c\u2028d" + "x" * 10_000))
     assert line.startswith(r"a b \x1b[2J\u202e\x00 c d") and len(line) < 4100
     assert str(CheckpointError("two  spaces, ä and 音")) == "two  spaces, ä and 音"
-    assert shown("x" * 1000).endswith("xxx…") and "cannot be shown" in shown(10**5000)
+    assert shown("x" * 1000).endswith("xxx…") and shown(10**5000).startswith("0x31e2")
     assert did_you_mean("x" * 10_000, ["x" * 9999]) == ""
 
 

@@ -134,7 +134,7 @@ def test_headers_that_lie_are_no_internal_errors(tmp_path):
     for rate in (1, 2_000_000_000):
         soundfile.write(tmp_path / "rate.wav", tone(440, 8000).T, rate)
         for read in (read_audio, audio_info):
-            with pytest.raises(UnreadableAudioError, match=f"its rate is {rate} Hz; expected 100 to 1,000,000 Hz"):
+            with pytest.raises(UnreadableAudioError, match=f"its sample rate is {rate} Hz; expected 100 to 1,000,000 Hz"):
                 read(tmp_path / "rate.wav")
 
 

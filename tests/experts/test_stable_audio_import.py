@@ -217,7 +217,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], Any], str]
     ),
     "a number that nobody knows": (
         lambda tree, tensors: rename(tree, tensors, "seconds_start", "bpm"),
-        "the number 'bpm' is not known",
+        "the number 'bpm' is unknown",
     ),
     "two texts": (
         lambda tree, tensors: (

@@ -1233,7 +1233,7 @@ class SaysYes(Filter):
         return True
 
 
-@broken(testing.FilterSuite, "reject", "reject changed the clip in place; expected it to stay")
+@broken(testing.FilterSuite, "reject", "reject changed the clip in place; expected no change")
 class Normalizes(Filter):
     def reject(self, item, waveform, sample_rate):
         waveform /= max(1e-6, np.abs(waveform).max())

@@ -170,7 +170,7 @@ def test_adapters_with_an_interval_are_exported_on_their_own_and_may_be_recomput
     for expected, found in zip(plain, recomputed, strict=True):
         assert found == pytest.approx(expected, rel=1e-5)
     assert (tmp_path / "plain" / "samples" / "step-00000003" / "00-a-c4-sine.wav").is_file()
-    with pytest.raises(CheckpointError, match=r"act only at timesteps from 0 to 0.5, .* Export them with --format peft-adapter"):
+    with pytest.raises(CheckpointError, match=r"only act at timesteps from 0 to 0.5, .* Export them with --format peft-adapter"):
         load_run(tmp_path / "plain")
 
 

@@ -236,7 +236,7 @@ def test_two_ranks_learn_what_one_process_does(teacher: Path, tmp_path: Path) ->
         (("guidance.scale=2",), "guidance.scale is 2; expected 1, because only the teacher is guided"),
         (("sampler=heun",), "sampler is 'heun', whose steps a model cannot learn from a teacher; .* Use a sampler such as euler"),
         (("sampler={class_path: ddim, init_args: {eta: 0.5}}",), "sampler is 'ddim', whose steps a model cannot learn"),
-        (("model.start_fresh=[latent.connector]",), "model.start_fresh is .*, but a model begins as its teacher"),
+        (("model.start_fresh=[latent.connector]",), "model.start_fresh is .*, but with train.teacher, a model begins as its teacher"),
         (("train.teacher.steps=10001",), "train.teacher.steps is 10001; expected at most 10,000"),
         (("train.teacher.steps=1000000000000",), "train.teacher.steps is 1000000000000; expected at most 10,000"),
         *(

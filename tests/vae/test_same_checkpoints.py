@@ -141,7 +141,7 @@ def test_nothing_may_be_missing_unexpected_or_of_another_shape(tmp_path: Path) -
     line = refused(tmp_path, tensors() | {"bottleneck.noise_scaling_factor": torch.ones(1, 2, 1)}, config())
     assert "bottleneck.noise_scaling_factor [1, 2, 1] instead of [1, 0, 1]" in line
     line = refused(tmp_path, tensors() | {"decoder.layers.3.transformers.2.rope.inv_freq": torch.ones(2)}, config())
-    assert "decoder.layers.3.transformers.2.rope.inv_freq has other values than its sizes give" in line
+    assert "decoder.layers.3.transformers.2.rope.inv_freq does not have the values that follow from its sizes" in line
     line = refused(
         tmp_path,
         tensors() | {"encoder.layers.0.mapping.parametrizations.weight.original0": torch.ones(16, 1, 1)},

@@ -31,18 +31,18 @@ def notes_of(model: ModelSpec, *, by: str, clamps: bool = True, takes_main: bool
         slot = encoders[template.of or ""]
         usual = "{caption}" if slot.class_path in TEXTS else NUMBERS.get(template.of or "")
         if usual is not None and template.text != usual:
-            told = f"model.prompt writes '{template.text}' for {template.of}, instead of '{usual}'"
+            told = f"model.prompt writes '{template.text}' for {template.of} instead of '{usual}'"
             notes.append(f"{told}; do the same with {by}")
     made = model.used[LATENT]
     if made.codec is not None and not made.codec.init_args.get("sample_latents", True):
-        notes.append(f"the codec encodes clips as the mean of their latents here; {by} draws a sample of them")
+        notes.append(f"clips are encoded as the mean of their latents here; {by} samples the latents")
     return tuple(notes)
 
 
 def _encoder(name: str, slot: Slot, by: str, *, clamps: bool, takes_main: bool) -> Iterator[str]:
     arguments = slot.init_args
     if slot.class_path == NUMBER and clamps and not arguments["clamp"]:
-        yield f"{name} out of its range is refused here; {by} takes the nearest number"
+        yield f"values of {name} outside its range are refused here; {by} uses the nearest valid number"
     if slot.class_path in TEXTS and not arguments["truncate"]:
         yield f"texts of {name} with more than {arguments['pad_to']} tokens are refused here; {by} cuts them"
     if slot.class_path in TEXTS and takes_main and arguments["revision"] is not None:

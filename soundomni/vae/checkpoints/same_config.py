@@ -28,7 +28,7 @@ from soundomni.vae.checkpoints.stable_audio_config import (
 from soundomni.vae.sizes import MOST_WIDTH, check_strides, check_widths
 
 BY = "the codec same"
-NOISE = "the original adds noise when it decodes ({}); this codec does not, so that decoding is not random"
+NOISE = "the original adds noise when it decodes ({}); here it is left out, so that decoding is not random"
 
 _DIFFUSERS_CLASS = "AutoencoderSAME"
 _SAME_ON_BOTH_SIDES = (
