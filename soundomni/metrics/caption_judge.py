@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from soundomni.core.waveform import match_channels, resample
 from soundomni.metrics.bandwidth import bandwidth
 from soundomni.metrics.log_mel import LogMel
 from soundomni.metrics.nearest import nearest_rows
@@ -32,7 +33,7 @@ class Verdict:
         nearest: place of the nearest training clip.
         classified: caption that the classifier gives; None if captions are not judged.
         novelty: distance from the nearest training clip, in units of `CaptionJudge.spread`; None without a unit.
-        bandwidth: frequency in Hz below which 99 % of the energy lies; None for silence.
+        bandwidth: frequency in Hz below which 99 % of the energy lies, at the rate of the judge; None for silence.
     """
 
     nearest: int
@@ -95,7 +96,7 @@ class CaptionJudge:
         Raises:
             ValueError: a clip is empty or not finite.
         """
-        heard = [(*self._features(waveform, rate), _bandwidth(waveform, rate)) for waveform, rate in clips]
+        heard = [(*self._features(waveform, rate), self._bandwidth(waveform, rate)) for waveform, rate in clips]
         if not heard:
             return []
         levels, summaries, widths = zip(*heard, strict=True)
@@ -110,9 +111,10 @@ class CaptionJudge:
         power = self.spectra.power(waveform, rate)
         return self.spectra.levels(power), self.spectra.summary(power)
 
-
-def _bandwidth(waveform: np.ndarray, rate: int) -> float | None:
-    return bandwidth(waveform, rate) if waveform.any() else None
+    def _bandwidth(self, waveform: np.ndarray, rate: int) -> float | None:
+        """Return the bandwidth of a clip in mono at the rate of the judge, which limits generated and real clips alike."""
+        mono = resample(match_channels(waveform.astype(np.float32), 1), rate, self.spectra.sample_rate)
+        return bandwidth(mono, self.spectra.sample_rate) if mono.any() else None
 
 
 def _spread(levels: np.ndarray, captions: Sequence[str]) -> float | None:
