@@ -44,8 +44,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference",
         metavar="SLOT",
-        help="dataset that the model was trained on, written like --dataset, which must then hold other clips: compares "
-        "generated clips with it (nearest clip, classifier, novelty, bandwidth), and as a ceiling the clips of --dataset",
+        help="dataset that the model was trained on, written like --dataset: generated clips are compared with it (nearest "
+        "clip, classifier, novelty, bandwidth), and so are, as a ceiling, the clips of --dataset, which must be different ones",
     )
     parser.add_argument(
         "--tasks",

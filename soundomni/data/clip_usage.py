@@ -20,12 +20,12 @@ from soundomni.data.usage import looked_at
 RARE = 2.0
 """A caption is rare if it has fewer clips than the median caption has, divided by this."""
 FEWEST_CLIPS = 4
-"""If the median caption has fewer clips than this, captions are not kinds of sounds but a text for each clip, and none is rare."""
+"""If the median caption has fewer clips than this, captions are texts of single clips and not kinds of sounds."""
 _NAMED, _LONGEST = 3, 40
 
 
 def describe_clips(mixture: Mixture, name: str) -> list[str]:
-    """Return a line on how the clips of a dataset are prepared, and one on its rare captions, each only if there are any."""
+    """Return a line on how the clips of a dataset are prepared, and one on its rare captions, if there are any."""
     whole = mixture.sources[name].dataset
     prepared = whole if isinstance(whole, Prepared) else None
     dataset = whole if prepared is None else prepared.whole
@@ -56,7 +56,7 @@ def _rarity(mixture: Mixture, name: str, items: list[Item]) -> str | None:
         return None
     named = ", ".join(f"'{_short(caption)}' ({count:,})" for count, caption in rare[:_NAMED])
     named += f" and {len(rare) - _NAMED:,} more" if len(rare) > _NAMED else ""
-    line = f"{len(counts):,} captions have {middle:g} clips in the median; rare ones are {named}"
+    line = f"{len(counts):,} captions have a median of {middle:g} clips; rare ones are {named}"
     most, key = mixture.sources[name].balance, f"data.datasets.{name}.balance"
     if most == 1:
         return f"{line}. Set {key} to {int(np.ceil(middle / rare[0][0]))} to draw their clips more often"

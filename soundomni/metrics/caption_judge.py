@@ -1,8 +1,8 @@
 """A judge of clips that knows only training clips and their captions: which training clip is nearest, which caption a
 classifier gives, and whether a clip is new.
 
-Each different caption is a class. The same judge also hears held-out recordings: what it says about them is the most
-that its verdicts on generated clips can mean.
+Each different caption is a class. The same judge also hears held-out recordings: what it says about them shows
+how much its verdicts on generated clips can mean.
 
 Shape letters: C channels, S samples.
 """
@@ -65,8 +65,8 @@ class CaptionJudge:
     """A judge of clips, trained on the given clips only.
 
     Args:
-        clips: caption of each clip, or an empty text; waveform, float `[C, S]`; and rate in Hz. They are read one by one
-            and not kept. See `why_no_classes` for captions that are not judged.
+        clips: caption of each clip, or an empty text; waveform, float `[C, S]`; and rate in Hz. They are read one by
+            one and not kept. See `why_no_classes` for captions that are not judged.
         sample_rate: rate in Hz at which clips are compared.
         seconds: length that is compared, from the beginning.
 
@@ -112,7 +112,7 @@ class CaptionJudge:
         return self.spectra.levels(power), self.spectra.summary(power)
 
     def _bandwidth(self, waveform: np.ndarray, rate: int) -> float | None:
-        """Return the bandwidth of a clip in mono at the rate of the judge, which limits generated and real clips alike."""
+        """Return the bandwidth of a clip, in mono at the rate of the judge: generated and real clips have one limit."""
         mono = resample(match_channels(waveform.astype(np.float32), 1), rate, self.spectra.sample_rate)
         return bandwidth(mono, self.spectra.sample_rate) if mono.any() else None
 
