@@ -87,8 +87,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _task(text: str) -> str:
     """Return the name of a task. Raise ArgumentTypeError for several names in one word."""
-    if "," in text:
-        names = " ".join(text.replace(",", " ").split())
+    names = " ".join(text.replace(",", " ").split())
+    if "," in text and names:
         raise argparse.ArgumentTypeError(f"{text!r}; expected names with spaces between them. Use --tasks {names}")
     return text
 

@@ -48,7 +48,7 @@ MOST_CLIPS = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One requested clip; None leaves the choice to the model's spec. Its `seconds` follow from the loaded model.
+    """One requested clip; None leaves the choice to the model's spec. If `seconds` is None, `_with_lengths` decides.
 
     `spans`, in seconds, of the file `keep` are kept; the file `vary` is varied with `strength`. `given` holds pairs of a modality
     and a file, a clip that the model takes besides the prompt.
