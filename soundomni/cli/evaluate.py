@@ -44,12 +44,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference",
         metavar="SLOT",
-        help="dataset that the model was trained on, written like --dataset, which must then hold other clips: compares "
-        "generated clips with it (nearest clip, classifier, novelty, bandwidth), and as a ceiling the clips of --dataset",
+        help="dataset that the model was trained on, written like --dataset: generated clips are compared with it (nearest "
+        "clip, classifier, novelty, bandwidth), and so are, as a ceiling, the clips of --dataset, which must be different ones",
     )
     parser.add_argument(
         "--tasks",
         nargs="+",
+        type=_task,
         choices=TASKS,
         metavar="TASK",
         help=f"what to measure: {', '.join(TASKS)} (default: those of the list; {', '.join(COMMON_TASKS)} for a dataset)",
@@ -82,6 +83,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="save the generated audio as WAV files, and the generated text in results.jsonl",
     )
+
+
+def _task(text: str) -> str:
+    """Return the name of a task. Raise ArgumentTypeError for several names in one word."""
+    names = " ".join(text.replace(",", " ").split())
+    if "," in text and names:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected names with spaces between them. Use --tasks {names}")
+    return text
 
 
 def _add_judges(parser: argparse.ArgumentParser) -> None:

@@ -128,7 +128,7 @@ def _model(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _stable_audio(model: SoundOmni, folder: Path, layout: str, dtype: Any) -> tuple[str, ...]:
-    """Write a model in the layout of another project, and return what that project does otherwise, one sentence each."""
+    """Write a model in the layout of another project, and return a sentence for each thing that it does otherwise."""
     from soundomni.core.errors import SpecError
     from soundomni.core.spec.registry import validate_init_args
     from soundomni.experts.checkpoints.stable_audio_3_export import export_third

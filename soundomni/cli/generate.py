@@ -48,7 +48,7 @@ MOST_CLIPS = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One requested clip; None leaves the choice to the model's spec. Its `seconds` are decided once the model is loaded.
+    """One requested clip; None leaves the choice to the model's spec. If `seconds` is None, `_with_lengths` decides.
 
     `spans`, in seconds, of the file `keep` are kept; the file `vary` is varied with `strength`. `given` holds pairs of a modality
     and a file, a clip that the model takes besides the prompt.
@@ -86,7 +86,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--seconds",
         type=float,
         help="length of each clip in seconds, or the longest length if the model decides when clips end "
-        "(default: that of the training clips if all had the same, otherwise that of the --vary or --given file, or 1)",
+        "(default: that of the training clips if they all had the same length, otherwise that of the --vary or --given file, or 1)",
     )
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
@@ -113,9 +113,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=_named_file,
         action="append",
         metavar="MODALITY=FILE",
-        help="audio file for a modality that the model takes besides the text, such as semantic=speech.wav: a condition, aligned with the "
-        "clip, before it, or the source of the code levels that the model does not make itself; may be repeated. If no other option "
-        "has the modality's name, --semantic speech.wav says the same",
+        help="audio file for a modality that the model takes besides the text, such as semantic=speech.wav: a condition, a clip aligned "
+        "with the one to make or placed before it, or the source of code levels that the model does not make itself; may be repeated. "
+        "Unless another option has the modality's name, --semantic speech.wav does the same",
     )
     parser.add_argument(
         "--draft",
@@ -131,7 +131,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def names_of_clips(arguments: Sequence[str]) -> tuple[str, ...]:
-    """Return the modalities of which the model of `--model` takes a clip, each of which is an option of its own: `--NAME FILE`.
+    """Return the modalities for which the model of `--model` takes a clip; each is an option of its own, `--NAME FILE`.
 
     Raise CheckpointError if there is no such model, SpecError if its spec is wrong.
     """
@@ -263,9 +263,10 @@ def own_device(device: str) -> str:
 def generate_together(model: SoundOmni | Chain, requests: list[Request], out: Path, **settings: Any) -> list[Written] | None:
     """Make clips in n processes, every n-th batch in each; return all clips in the first process, None in the others.
 
-    Names and contents of the files are those of a single process, because its batches are divided and not their clips. The other
-    arguments are those of `generate_files`. prompts.jsonl is written at the end, in the order of the clips. If a process fails or is
-    stopped, it still has the lines of the clips that are there, except those of a process that was killed.
+    Names and contents of the files are those of a single process, because its batches are divided and not their clips.
+    The other arguments are those of `generate_files`. prompts.jsonl is written at the end, in the order of the clips.
+    If a process fails or is stopped, it still has the lines of the clips that are there, except those of a process that
+    was killed.
     """
     import torch
 
@@ -315,7 +316,8 @@ def generate_together(model: SoundOmni | Chain, requests: list[Request], out: Pa
 
 @contextlib.contextmanager
 def stopping_like_ctrl_c() -> Iterator[None]:
-    """Let a request to stop, which torchrun sends if another process has died, end this process as Ctrl-C does: nothing is left behind."""
+    """Let SIGTERM, which torchrun sends if another process has died, end this process as Ctrl-C does, so that nothing
+    is left behind."""
     import signal
 
     def stop(number: int, frame: object) -> None:
@@ -517,10 +519,11 @@ def _varying(requests: list[Request], args: argparse.Namespace) -> list[Request]
 
 
 def _with_lengths(requests: list[Request], args: argparse.Namespace, model: SoundOmni | Chain) -> list[Request]:
-    """Return the requests with the lengths that nobody asked for: of the clips that the model was trained on if they had one, or else
-    of the file to vary, or of the shortest one that is given, or 1 s.
+    """Return the requests with a length for those that do not have one: that of the clips that the model was trained on
+    if they all had the same, otherwise that of the file to vary or of the shortest given file, otherwise 1 s.
 
-    Given clips decide first, because they must not be shorter. Raise SpecError if a file that is kept whole is longer.
+    Given files come first, because they must not be shorter than the clip. Raise SpecError if a file that is kept whole
+    is longer than its clip.
     """
     from soundomni.core.limits import check_seconds
     from soundomni.data.audio import audio_info
@@ -562,12 +565,13 @@ def read_grid(path: Path, defaults: Request, *, model: str) -> list[Request]:
     Args:
         path: path of the file.
         defaults: values for keys that the grid omits; its prompt is not used.
-        model: the model, whose names of clips are keys too, for files; null gives no file.
+        model: name or directory of the model. The modalities for which it takes a clip are keys too; their values are
+            files, or null for none.
 
     Raises:
         DataError: the file cannot be read, or a file that it names is missing.
         SpecError: it is not a grid, or has an unknown key, an empty list or a value of a wrong type.
-        CheckpointError: it has a key that is not one of every model, and there is no such model.
+        CheckpointError: it has a key that depends on the model, and there is no such model.
     """
     from soundomni.core.errors import SpecError, did_you_mean
 
@@ -605,8 +609,12 @@ def read_grid(path: Path, defaults: Request, *, model: str) -> list[Request]:
 
 
 def _files_of(named: dict[str, str | None], given: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    """Return the files of one combination of a grid, in place of those `given` for all of it. Raise UnreadableAudioError for a missing
-    file."""
+    """Return the given files of one combination of a grid: its own ones, and those `given` for the whole grid.
+
+    A name in the combination replaces the file of this name.
+
+    Raise UnreadableAudioError for a missing file.
+    """
     from soundomni.cli.folders import input_file
 
     own = ((name, str(input_file(file))) for name, file in named.items() if file is not None)

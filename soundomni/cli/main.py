@@ -145,7 +145,8 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def command_module(name: str) -> ModuleType:
-    """Import the module of a command, which has HELP, `configure` and `run`; `names_of_clips` is the `named` of `split_overrides`."""
+    """Import the module of a command, which has HELP, `configure` and `run`; `names_of_clips` is the `named` of
+    `split_overrides`."""
     return importlib.import_module(f"soundomni.cli.{name.replace('-', '_')}")
 
 
@@ -180,8 +181,10 @@ def _add_global_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _check_out(args: argparse.Namespace) -> None:
-    """Raise UsageError if the place for a result is empty, which would be the working directory, or has a name that is
-    too long, before the folders around it are made."""
+    """Raise UsageError if --out is empty, which would mean the working directory, or has a name that is too long.
+
+    This comes before any folder is made.
+    """
     out = getattr(args, "out", None)
     if not isinstance(out, str):
         return
@@ -198,7 +201,7 @@ def _described(error: OSError) -> str:
 
 
 def _too_long(path: str) -> str | None:
-    """Return a sentence about the longest part of a path if no file system takes it; None if all parts are short enough."""
+    """Return a sentence about the longest part of a path if no file system takes it, or None."""
     longest = max(PurePath(path).parts, key=lambda part: len(os.fsencode(part)), default="")
     size = len(os.fsencode(longest))
     if size <= LONGEST_NAME:

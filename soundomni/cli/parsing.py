@@ -53,8 +53,8 @@ def split_overrides(
     Args:
         arguments: the arguments of the command.
         parser: its parser.
-        named: returns, from the arguments, the NAMEs for which `--NAME VALUE` stands for `--given NAME=VALUE`, as the command's model
-            has them. It is only called for an option that the parser and specs do not have.
+        named: returns, from the arguments, the NAMEs for which `--NAME VALUE` stands for `--given NAME=VALUE`, as the
+            command's model has them. It is only called for an option that the parser and specs do not have.
 
     Raise UsageError, with the nearest alternative, for an option that is neither.
     """

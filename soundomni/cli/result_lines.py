@@ -40,7 +40,7 @@ def _reference_lines(reference: Mapping[str, Any]) -> list[str]:
     clips, captions = amount(reference["clips"], "training clip"), amount(reference["captions"], "caption")
     scope = f"{clips} of {captions}" if reference["captions"] else clips
     how = f"compared at {reference['sample_rate']} Hz, up to {reference['seconds']:g} s"
-    lines = [f"reference: {scope}, {how}; scores named _of_data are those of the held-out clips themselves"]
+    lines = [f"reference: {scope}, {how}; scores that end in _of_data are those of the held-out clips themselves"]
     wrong = [f"'{row['caption']}' as '{row['heard']}' {row['clips']} of {row['of']}" for row in reference["confusions"]]
     copies = [f"'{row['clip']}' of '{row['of']}' ({row['novelty']:.2f})" for row in reference["copies"]]
     near = f"copies (novelty below {reference['copy_below']:g}), generated for"

@@ -136,7 +136,8 @@ class Codec(nn.Module, ABC):
     """Whether `decode` makes waveforms. If False, as for semantic tokens, the codec only encodes, and `decode` raises DataError."""
 
     keeps_waveform: ClassVar[bool] = True
-    """Whether `decode` aims at the clip's own samples. If False, as without phases, spectra are compared instead of SI-SDR."""
+    """Whether `decode` aims at the clip's own samples. If False, as without phases, only spectra are compared, not
+    SI-SDR."""
 
     @property
     def loss_names(self) -> tuple[str, ...]:
@@ -243,8 +244,8 @@ class Critic(nn.Module, ABC):
 
 
 class Encoder(nn.Module, ABC):
-    """Converts waveforms to features for understanding, or clips, texts and numbers to features that condition what is made. Group
-    `soundomni.encoders`; no runtime arguments.
+    """Converts waveforms to features for understanding, or clips, texts and numbers to features that condition what is
+    made. Group `soundomni.encoders`; no runtime arguments.
 
     `spec.source` says what it reads.
     """
@@ -693,11 +694,11 @@ class Sampler(ABC):
     Samplers keep no state between calls. `takes` says which predictions they need. Those of the next token take a step for each
     token, so they have no `num_steps`.
 
-    With `by_level`, a sampler draws the levels of a token one after the other if the prediction is `PredictLevels`. With `reviews`,
-    `sample` also takes `review`, a `Predict` that gives the scores of the objective's review `[B, P, T]` for codes of which some may be
-    HIDDEN. Each call of it is one of `num_evaluations`. With `compares`, `sample` also takes `compare`, a `Predict` that gives the
-    prediction and the one that guidance steers away from, `[2, B, P, T]`: both are the same if a clip is not guided. The sampler asks
-    it in place of `predict`.
+    With `by_level`, a sampler draws the levels of a token one after the other if the prediction is `PredictLevels`.
+    With `reviews`, `sample` also takes `review`, a `Predict` that gives the scores of the objective's review
+    `[B, P, T]` for codes of which some may be HIDDEN. Each call of it is one of `num_evaluations`. With `compares`,
+    `sample` also takes `compare`, a `Predict` that gives the prediction and the one that guidance steers away from,
+    `[2, B, P, T]`: both are the same if a clip is not guided. The sampler asks it in place of `predict`.
 
     The noise of diffusion models is finite. A sampler that starts below timestep 1, at `starts_at`, multiplies pure noise by that
     timestep first: the share of the data that is missing is next to nothing.
@@ -899,16 +900,17 @@ class Filter:
     def describe(self, item: Item) -> Item | str:
         """Return the item, perhaps with other captions, questions and attributes, or the reason to leave it out.
 
-        Called once for each item while the data is listed; nothing is decoded. A dataset that computes its items on demand is listed
-        completely if one of its filters has this method. Captions are a tuple of texts. By default the item is used as it is.
+        Called once for each item while the data is listed; nothing is decoded. A dataset that computes its items on
+        demand is listed completely if one of its filters has this method. Captions are a tuple of texts. By default the
+        item is used as it is.
         """
         return item
 
     def reject(self, item: Item, waveform: np.ndarray, sample_rate: int) -> str | None:
         """Return the reason to leave out a clip that has been read, or None to use it.
 
-        Called with the part of the clip that is used, before augmentations, and by several threads at once. Texts cannot
-        change any more: batches are planned before clips are read. By default every clip is used.
+        Called with the part of the clip that is used, before augmentations, and by several threads at once. Texts
+        cannot change any more: batches are planned before clips are read. By default every clip is used.
 
         Args:
             item: the item, as `describe` returned it.
@@ -940,8 +942,8 @@ class Augmentation:
         return 1.0
 
     def change(self, waveform: np.ndarray, sample_rate: int, draws: np.random.Generator) -> np.ndarray:
-        """Return the changed clip, float32 and finite, with as many channels, and S / `tempo` samples up to 16 (TEMPO_ROUNDING). By
-        default nothing changes.
+        """Return the changed clip, float32 and finite, with as many channels, and S / `tempo` samples up to 16
+        (TEMPO_ROUNDING). By default nothing changes.
 
         Several threads call it at once.
 
@@ -953,7 +955,7 @@ class Augmentation:
         return waveform
 
     def mask(self, num_tokens: int, feature_dim: int, draws: np.random.Generator) -> np.ndarray | None:
-        """Return which features of a clip that the model hears to set to zero, bool `[T, F]`; None, the default, for
+        """Return which features of a clip that the model hears are set to zero, bool `[T, F]`; None, the default, for
         none.
 
         Args:

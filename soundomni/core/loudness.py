@@ -59,7 +59,7 @@ def _weighted(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def _response(length: int, sample_rate: int) -> np.ndarray:
-    """Return the response of both filters, complex `[F]` with F = length // 2 + 1, as their bilinear transforms have it."""
+    """Return the response of both filters, complex `[F]` with F = length // 2 + 1, of their bilinear transforms."""
     delay = np.exp(-2j * np.pi * np.arange(length // 2 + 1) / length)
     powers = np.stack([np.ones_like(delay), delay, delay**2])
     frequency, quality, gain = _SHELF

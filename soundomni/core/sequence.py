@@ -209,7 +209,8 @@ def audio_segment(
 
 
 def unplaced_segment(*, of: str, num_tokens: int, num_samples: int) -> Segment:
-    """Write a condition of `num_tokens` tokens that takes no places in the sequence; its encoder gets S samples, attached later."""
+    """Write a condition of `num_tokens` tokens that takes no places in the sequence; its encoder gets S samples,
+    attached later."""
     return Segment(
         role=Role.FEATURES,
         attend=Attend.FULL,

@@ -141,7 +141,7 @@ def _opened(file: BinaryIO, format: str) -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def _errors() -> Iterator[None]:
-    """Turn errors of PyAV into ContainerError. Their own texts, such as "Operation not permitted", do not describe a file."""
+    """Turn errors of PyAV into ContainerError. Texts such as "Operation not permitted" do not describe a file."""
     import av
 
     try:

@@ -1,4 +1,4 @@
-"""How often an epoch draws each clip, so that rare captions come up to about as often as those in the middle."""
+"""How often an epoch draws each clip, so that rare captions come up about as often as the median one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ Captions = tuple[str, ...]
 
 
 def repeats(captions: Sequence[Captions], *, most: int) -> np.ndarray:
-    """Return how often each clip is drawn in an epoch, integers `[N]`: the median number of clips of a kind, divided by that of its own.
+    """Return how often each clip is drawn in an epoch, integers `[N]`: the median number of clips of a kind, divided by
+    the number of clips of its own kind.
 
     A clip is drawn at least once and at most `most` times. Clips without a caption are drawn once.
 

@@ -30,7 +30,8 @@ Look = Literal["ends", "all", "once"]
 prove it, and "once" at the rest only if this process has not done so since the file last changed."""
 
 LOWEST_RATE = 100
-"""Rates below this, and above HIGHEST_RATE, come from damaged headers; a short file would become a long clip when it is resampled."""
+"""Rates below this, and above HIGHEST_RATE, come from damaged headers; a short file would become a long clip when it is
+resampled."""
 
 _MOST_SAMPLES = 2**40  # libsndfile announces 2**63 - 1 samples when it cannot tell
 _BLOCK = 1 << 16  # values that are decoded at a time

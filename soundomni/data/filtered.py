@@ -24,7 +24,7 @@ class Filtered(Dataset):
             returned.
 
     Raise DataError if no clip is left, SpecError for a filter of encoded clips that wants to hear them, and PluginError for one that
-    returns something else than an item or a reason, an item of another clip, or texts of a wrong type.
+    returns anything but an item or a reason, an item of another clip, or texts of a wrong type.
     """
 
     def __init__(self, dataset: Dataset, filters: Mapping[str, Filter]) -> None:
@@ -72,7 +72,7 @@ class Filtered(Dataset):
 
     @property
     def generated_from(self) -> str | None:
-        """That of the dataset if the filters only hear clips; None if they describe items, which are then all listed."""
+        """That of the dataset if the filters only hear clips; None if they describe items, which lists them all."""
         return self._dataset.generated_from if self._items is None else None
 
     def _described(self, item: Item) -> Item | None:

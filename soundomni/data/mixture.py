@@ -241,9 +241,11 @@ class Mixture:
 
 
 def open_entry(name: str, entry: MixtureEntry, build: Build, *, skip_limit: float) -> tuple[Dataset, dict[str, Augmentation]]:
-    """Build a dataset of a spec as `open_dataset` does, apply its filters, prepare its clips, and build its augmentations.
+    """Build a dataset of a spec as `open_dataset` does, apply its filters, prepare its clips, and build its
+    augmentations.
 
-    Also raise DataError if the filters leave out every clip, and SpecError if encoded clips have augmentations or are to be prepared.
+    Also raise DataError if the filters leave out every clip, and SpecError if encoded clips have augmentations or are
+    to be prepared.
     """
     clips = used_clips(entry.clips)
     check_clips(clips, f"data.datasets.{name}.clips")

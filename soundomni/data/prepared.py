@@ -17,7 +17,7 @@ from soundomni.core.writing.preparing import finish, known_part, prepare, prepar
 from soundomni.data.audio import fit_announced
 
 _DRAW = zlib.crc32(b"clips")
-"""Keeps the place of a random cut apart from what else a sample's seed decides."""
+"""Makes the place of a random cut independent of everything else that a sample's seed decides."""
 
 
 class Prepared(Dataset):
@@ -33,7 +33,7 @@ class Prepared(Dataset):
 
     def __init__(self, whole: Dataset, clips: ClipSpec, *, draw: float = 0.0) -> None:
         if whole.encoding is not None:
-            raise SpecError("clips are encoded, and cannot be prepared any more. Use a dataset of audio, or set clips to null")
+            raise SpecError("the clips are encoded and can no longer be prepared. Use a dataset of audio, or set clips to null")
         self.whole = whole
         self.clips = clips
         self._draw = draw

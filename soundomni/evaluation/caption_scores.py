@@ -37,8 +37,9 @@ class Judged:
         report: plain data: "clips" and "captions", how many the reference has; "sample_rate" in Hz and "seconds", at
             which clips are compared; "judged", how many generated clips have a caption of the reference; "confusions",
             {"caption", "heard", "clips", "of"} for each caption that the classifier hears as another one, most frequent
-            first; "copy_below", the novelty below which a clip counts as a copy, and "copies", {"clip", "of", "novelty"} for
-            each generated clip that is a copy of a training clip; "saturated" and "notes", lines of text.
+            first; "copy_below", the novelty below which a clip counts as a copy, and "copies", {"clip", "of",
+            "novelty"} for each generated clip that is a copy of a training clip; "saturated" and "notes", lines of
+            text.
     """
 
     scores: Scores
@@ -51,11 +52,12 @@ def judge_captions(
     """Judge the clips made from the captions of held-out clips, and the held-out clips themselves, by a reference.
 
     Returns:
-        as scores, each also as "…_of_data" for the held-out clips: "nearest", the share of clips whose nearest reference
-        clip has the asked caption; "classified", the share to which a classifier gives it; "novelty", the median
-        distance from the nearest reference clip, in units of that between reference clips of one caption; "copies", the
-        share of clips with a novelty below COPY_BELOW; "bandwidth", the median in Hz. And "chance", the share of the most
-        frequent of the asked captions. Without classes, "nearest", "classified" and "chance" are missing.
+        as scores, each also as "…_of_data" for the held-out clips: "nearest", the share of clips whose nearest
+        reference clip has the asked caption; "classified", the share to which a classifier gives it; "novelty", the
+        median distance from the nearest reference clip, in units of that between reference clips of one caption;
+        "copies", the share of clips with a novelty below COPY_BELOW; "bandwidth", the median in Hz. And "chance", the
+        share of the most frequent of the asked captions. Without classes, "nearest", "classified" and "chance" are
+        missing.
 
     Raises:
         DataError: a generated clip is not finite.
@@ -92,8 +94,8 @@ def judge_captions(
 
 
 def saturated_lines(scores: Scores) -> list[str]:
-    """Return a line for each measure that cannot tell good models apart: its ceiling is less than halfway from chance to
-    100 %, or generated clips reach it.
+    """Return a line for each measure that cannot tell good models apart: its ceiling is less than halfway from chance
+    to 100 %, or generated clips reach it.
 
     >>> scores = {"chance": Score(0.1, 20), "nearest": Score(0.8, 20), "nearest_of_data": Score(0.75, 20)}
     >>> saturated_lines(scores)

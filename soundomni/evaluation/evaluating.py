@@ -57,8 +57,8 @@ def evaluate(
         num_steps, guidance_scale: settings of the sampler; None for the model's own.
         of: the modality to generate, continue, vary and reconstruct; None stands for the first one that the model makes.
         judges: networks that judge generated clips, see `load_judges`.
-        reference: clips that the model was trained on. Generated clips are compared with them, and so are the real clips
-            of `data`, which the model must not have been trained on; see `judge_captions`.
+        reference: clips that the model was trained on. Generated clips are compared with them, and so are the real
+            clips of `data`, which the model must not have been trained on; see `judge_captions`.
         save: directory for the generated audio and text, see `save_outcome`; it must be empty or not exist.
         loaded_from: name or directory that the model was loaded from; only recorded, with the checksum of its weights.
         adapter: directory of adapters that have been merged into the model; only recorded, with its checksum.

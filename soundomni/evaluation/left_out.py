@@ -19,7 +19,7 @@ def left_out(key: str, reason: str, observer: Observer, *, role: str = MEASURED)
     return {"file": key, "error": reason}
 
 
-def listed(dataset: Dataset, observer: Observer, *, role: str = MEASURED) -> list[dict[str, str]]:
+def unreadable_files(dataset: Dataset, observer: Observer, *, role: str = MEASURED) -> list[dict[str, str]]:
     """Return the files that the dataset found unreadable when it listed them; report which others it leaves out."""
     from soundomni.data.reports import name_first
 

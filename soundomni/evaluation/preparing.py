@@ -11,7 +11,7 @@ from soundomni.core.errors import DataError, SpecError, none_of
 from soundomni.core.limits import check_seed
 from soundomni.evaluation.judges import Judges
 from soundomni.evaluation.lazy_clips import Clips
-from soundomni.evaluation.left_out import left_out, listed
+from soundomni.evaluation.left_out import left_out, unreadable_files
 from soundomni.evaluation.observer import Observer, counted
 from soundomni.evaluation.outcome import Outcome
 from soundomni.evaluation.settings import TASKS
@@ -57,7 +57,7 @@ def _read(dataset: Dataset, count: int, observer: Observer) -> Outcome:
     if count == 0:
         raise DataError("there is nothing to evaluate on: the dataset is empty")
     clips = Clips(dataset, range(count))
-    places, failures = [], listed(dataset, observer)
+    places, failures = [], unreadable_files(dataset, observer)
     for i in counted(range(count), "reading clips", total=count, observer=observer):
         try:
             clips[i]

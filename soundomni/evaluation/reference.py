@@ -11,7 +11,7 @@ from soundomni.core.errors import DataError, SpecError, UnreadableAudioError, no
 from soundomni.core.spec.schema import Slot
 from soundomni.evaluation.checksums import items_sha256
 from soundomni.evaluation.evaluation_data import EvaluationData, open_data
-from soundomni.evaluation.left_out import COMPARED, left_out, listed
+from soundomni.evaluation.left_out import COMPARED, left_out, unreadable_files
 from soundomni.evaluation.observer import SILENT, Observer, counted
 from soundomni.evaluation.settings import REFERENCE_LIMIT
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 LEAST_SECONDS, MOST_SECONDS = 0.02, 10.0
 """Least and most seconds of a clip that are compared."""
 COVERED_PERCENT = 75.0
-"""Percentage of reference clips that are compared up to their end, if they are not longer than MOST_SECONDS. With more, most of
-what is compared would be the silence after short clips."""
+"""Percentage of reference clips that are compared up to their end, if they are not longer than MOST_SECONDS. With more,
+most of what is compared would be the silence after short clips."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,8 @@ def read_reference(
     limit: int = REFERENCE_LIMIT,
     observer: Observer = SILENT,
 ) -> Reference:
-    """Let a judge hear the clips of a reference, at the sample rate of the clips that the model makes, and prepared as in its training.
+    """Let a judge hear the clips of a reference, at the sample rate of the clips that the model makes, and prepared as
+    in its training.
 
     Args:
         data: result of `open_reference`.
@@ -114,7 +115,7 @@ def read_reference(
     items = [dataset.item(i) for i in range(count)]
     seconds = _compared_seconds(items)
     read: list[Item] = []
-    failures = listed(dataset, observer, role=COMPARED)
+    failures = unreadable_files(dataset, observer, role=COMPARED)
 
     def clips() -> Iterator[tuple[str, np.ndarray, int]]:
         for i in counted(range(count), "reading the reference", total=count, observer=observer):
@@ -134,7 +135,7 @@ def read_reference(
 
 
 def class_of(item: Item) -> str:
-    """Return the first caption of an item, normalized so that spelling does not divide a class; an empty text if it has none."""
+    """Return the first caption of an item, normalized so that spelling does not divide a class; "" without captions."""
     from soundomni.metrics.text import normalize
 
     return normalize(item.captions[0]) if item.captions else ""

@@ -31,7 +31,8 @@ def run_model(
     Generating, continuing and varying need captions, and clips whose attributes signal analysis can find (those of
     toy-sounds); with judges, clips can also be generated from other captions. Describing needs an encoder and captions,
     answering needs an encoder and questions. Clips that cannot be read, or that the model does not take, are left out
-    and listed in the outcome's `failures`. All clips are prepared as in the model's training (`model.clips`), for every task.
+    and listed in the outcome's `failures`. All clips are prepared as in the model's training (`model.clips`), for every
+    task.
 
     Args:
         model: the model to measure.

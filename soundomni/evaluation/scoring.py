@@ -39,8 +39,8 @@ def score_outcome(outcome: Outcome, *, judges: Judges = NO_JUDGES, observer: Obs
         plain data: "clips", "unreadable" and "unmeasurable", counts; "failures", a row for each clip that is left out;
         "rates" of codec and files in Hz, if clips went through the codec; for each task that ran {score: value}, see
         RESULT_KEYS; "details", a row for each score with its task, how many clips or verdicts it sums up and its
-        interval, see `Score`; "not_measured", lines that say what is missing and why; "reference", what a reference says
-        about generated clips besides scores, see `Judged`.
+        interval, see `Score`; "not_measured", lines that say what is missing and why; "reference", what a reference
+        says about generated clips besides scores, see `Judged`.
     """
     judged = _judged(outcome, judges, observer)
     found = _scores(outcome, judges, judged, observer)

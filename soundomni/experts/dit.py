@@ -43,9 +43,9 @@ class LearnedTimes(TimeNetwork):
 class DiTBackbone(DiTNetwork):
     """Diffusion transformer of Stable Audio Open, for clips with different lengths and prompts in one batch.
 
-    It only has tokens of clips that are made: no text, no context. Texts, numbers and clips are conditions, whose encoders enter as
-    "cross", "global" or both. Timesteps and global conditions reach the network as one token in front of each clip, or scale, shift
-    and gate every layer. The router has to be `dense`.
+    It only has tokens of clips that are made: no text, no context. Texts, numbers and clips are conditions, whose
+    encoders enter as "cross", "global" or both. Timesteps and global conditions reach the network as one token in front
+    of each clip, or scale, shift and gate every layer. The router has to be `dense`.
 
     Stable Audio Open has hidden_dim 1536, 24 layers, 24 heads and condition_dim 768; Stable Audio Open Small has hidden_dim 1024, 16
     layers, 8 heads, condition_dim 768, project_conditions and head_norm "layer".

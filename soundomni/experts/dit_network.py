@@ -69,10 +69,10 @@ class TimeNetwork(nn.Module):
 class DiTNetwork(Backbone):
     """Diffusion transformer that attends to conditions and knows the timestep of each clip.
 
-    It only has tokens of clips to make: no text, no context. Texts, numbers and other clips are conditions whose encoders enter as
-    "cross", "global" or both. Clips with different lengths and prompts share a batch, and each only sees itself and its
-    own conditions. Timesteps and global conditions reach the network as one token in front of each clip, or scale,
-    shift and gate every layer.
+    It only has tokens of clips to make: no text, no context. Texts, numbers and other clips are conditions whose
+    encoders enter as "cross", "global" or both. Clips with different lengths and prompts share a batch, and each only
+    sees itself and its own conditions. Timesteps and global conditions reach the network as one token in front of each
+    clip, or scale, shift and gate every layer.
 
     Args:
         vocab_size: not used, as there is no text.

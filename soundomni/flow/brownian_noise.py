@@ -3,7 +3,7 @@
 
 k-diffusion has such a tree too, over σ in place of τ below. The stochastic DPM-Solvers add up the increments of a Brownian
 motion B(τ) over τ = exp(2·eta·λ), with λ = log((1 − t) / t). With increments of one path, runs with more and with fewer steps
-are the same run, solved more and less exactly.
+solve the same equation, more and less exactly.
 
 Shape letters: B clips, D latent dimensions, T frames.
 """
@@ -23,7 +23,7 @@ from soundomni.flow.noise_schedules import log_snr
 
 FreshNoise = Literal["independent", "brownian"]
 DEPTH, RANGE = 24, 40.0
-"""Halvings of the path, which lies over λ from −RANGE to RANGE: between its points, about 5e-6 apart, it is straight."""
+"""Halvings of the path, which lies over λ from −RANGE to RANGE: straight between points about 5e-6 apart."""
 MOST_ETA = 4.0
 """Largest eta whose τ has room in a number of double precision."""
 
@@ -34,8 +34,8 @@ class BrownianNoise:
     Args:
         like: `[B, D, T]`; the noise has its shape, type and place.
         frames: frames of each clip; beyond them, the noise is zero.
-        generators: one for each clip, from which a number is drawn that decides its path, frame by frame, so that a longer clip has the
-            path of a shorter one.
+        generators: one for each clip, from which a number is drawn that decides its path, frame by frame, so that a
+            longer clip has the path of a shorter one.
         eta: as in the samplers, above 0 and at most MOST_ETA.
     """
 
@@ -45,7 +45,8 @@ class BrownianNoise:
         self._paths = [_Path((count, like.shape[1]), seed, eta) for count, seed in zip(frames, entropy, strict=True)]
 
     def between(self, timestep: float, next_timestep: float) -> Tensor:
-        """Return the increments of the paths between two timesteps, falling and above 0, as normal noise `[B, D, T]`."""
+        """Return the increments of the paths between two timesteps, falling and above 0, as normal noise
+        `[B, D, T]`."""
         places = log_snr(timestep), log_snr(next_timestep)
         width = _time(places[1], self._eta) - _time(places[0], self._eta)
         noise = torch.zeros_like(self._like)
@@ -65,7 +66,7 @@ class _Path:
         self._last = math.nan, np.zeros(shape)
 
     def at(self, place: float) -> np.ndarray:
-        """Return the path at λ, which halving its range finds; the points on the way there are kept for the next call.
+        """Return the path at λ, found by halving its range; the points on the way there are kept for the next call.
 
         It is 0 at −∞.
         """

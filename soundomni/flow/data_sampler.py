@@ -70,7 +70,7 @@ class DataSampler(Sampler):
         """
 
     def draws(self, start: Representation, generators: Sequence[torch.Generator]) -> FreshDraws:
-        """Return what draws the fresh noise of one run, shaped as `start`; by default, each step has noise of its own."""
+        """Return what draws the fresh noise of one run, shaped as `start`; by default, new noise for each step."""
         return lambda timestep, next_timestep: frame_noise(start.values, start.frame_counts, generators)
 
     def sample(

@@ -22,7 +22,7 @@ from soundomni.flow.timestep_schedule import check_steps, predict_at
 class DDIMCFGppSampler(Sampler):
     """`ddim` that takes the data from the guided prediction, and the noise from the one that guidance steers away from.
 
-    Guidance then does not change how much noise is left, which is why a clip is less overdone at high scales. Without guidance it is
+    Guidance then does not change how much noise is left, so high scales exaggerate clips less. Without guidance it is
     `ddim`. The defaults are those of v-ddim-cfgpp in stable-audio-tools.
 
     Args:

@@ -1,8 +1,8 @@
 """A judge of clips that knows only training clips and their captions: which training clip is nearest, which caption a
 classifier gives, and whether a clip is new.
 
-Each different caption is a class. The same judge also hears held-out recordings: what it says about them is the most
-that its verdicts on generated clips can mean.
+Each different caption is a class. The same judge also hears held-out recordings: what it says about them shows
+how much its verdicts on generated clips can mean.
 
 Shape letters: C channels, S samples.
 """
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from soundomni.core.waveform import match_channels, resample
 from soundomni.metrics.bandwidth import bandwidth
 from soundomni.metrics.log_mel import LogMel
 from soundomni.metrics.nearest import nearest_rows
@@ -32,7 +33,7 @@ class Verdict:
         nearest: place of the nearest training clip.
         classified: caption that the classifier gives; None if captions are not judged.
         novelty: distance from the nearest training clip, in units of `CaptionJudge.spread`; None without a unit.
-        bandwidth: frequency in Hz below which 99 % of the energy lies; None for silence.
+        bandwidth: frequency in Hz below which 99 % of the energy lies, at the rate of the judge; None for silence.
     """
 
     nearest: int
@@ -64,8 +65,8 @@ class CaptionJudge:
     """A judge of clips, trained on the given clips only.
 
     Args:
-        clips: caption of each clip, or an empty text; waveform, float `[C, S]`; and rate in Hz. They are read one by one
-            and not kept. See `why_no_classes` for captions that are not judged.
+        clips: caption of each clip, or an empty text; waveform, float `[C, S]`; and rate in Hz. They are read one by
+            one and not kept. See `why_no_classes` for captions that are not judged.
         sample_rate: rate in Hz at which clips are compared.
         seconds: length that is compared, from the beginning.
 
@@ -95,7 +96,7 @@ class CaptionJudge:
         Raises:
             ValueError: a clip is empty or not finite.
         """
-        heard = [(*self._features(waveform, rate), _bandwidth(waveform, rate)) for waveform, rate in clips]
+        heard = [(*self._features(waveform, rate), self._bandwidth(waveform, rate)) for waveform, rate in clips]
         if not heard:
             return []
         levels, summaries, widths = zip(*heard, strict=True)
@@ -110,9 +111,10 @@ class CaptionJudge:
         power = self.spectra.power(waveform, rate)
         return self.spectra.levels(power), self.spectra.summary(power)
 
-
-def _bandwidth(waveform: np.ndarray, rate: int) -> float | None:
-    return bandwidth(waveform, rate) if waveform.any() else None
+    def _bandwidth(self, waveform: np.ndarray, rate: int) -> float | None:
+        """Return the bandwidth of a clip, in mono at the rate of the judge: generated and real clips have one limit."""
+        mono = resample(match_channels(waveform.astype(np.float32), 1), rate, self.spectra.sample_rate)
+        return bandwidth(mono, self.spectra.sample_rate) if mono.any() else None
 
 
 def _spread(levels: np.ndarray, captions: Sequence[str]) -> float | None:

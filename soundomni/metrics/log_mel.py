@@ -20,13 +20,13 @@ HOP_SECONDS = 0.02
 BANDS = 40
 LOWEST_HZ = 30.0
 FLOOR_DB = -80.0
-"""Level below which a band counts as silent, relative to a sine at the clip's peak: noise of recording is mostly below."""
+"""Level below which a band counts as silent, relative to a sine at the clip's peak; recording noise is mostly lower."""
 RANGE_DB = 60.0
 """How far below the loudest band of the whole clip a relative level can go."""
 MOST_FRAMES = 100
-"""Frames of `LogMel.levels`; the frames of longer clips are pooled, because whole clips are compared, not their details."""
+"""Frames of `LogMel.levels`; those of longer clips are pooled, because whole clips are compared, not details."""
 SEGMENTS = ((0.0, 0.06), (0.04, 0.12), (0.1, 0.3), (0.3, 1.0), (1.0, 3.0), (3.0, 10.0))
-"""Parts in seconds that `LogMel.summary` averages: finer at the beginning, where percussion and consonants differ most."""
+"""Parts in seconds that `LogMel.summary` averages: finer at the beginning, where percussion differs most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class LogMel:
 
     def summary(self, power: np.ndarray) -> np.ndarray:
         """Return float64 `[F]`: means over SEGMENTS, the mean and the deviation over time of each band's level in dB,
-        relative to the loudest band, so that they do not depend on how high a clip's peak is over the rest of it.
+        relative to the loudest band, so that they do not depend on how far the clip's peak stands out.
         """
         loudest = float(power.max())
         relative = _decibels(power / loudest if loudest > 0.0 else power, -RANGE_DB)

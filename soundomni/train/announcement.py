@@ -31,8 +31,8 @@ LEAST_SPREAD, MOST_SPREAD = 0.5, 2.0
 
 
 def announce(mixture: Mixture, writer: SampleWriter, spec: DataSpec, *, codec_rate: int) -> set[str]:
-    """Report on stderr which clips are used, how the codec changes their rates, how they are prepared, which captions are rare, and
-    whether processor cores are short.
+    """Report on stderr which clips are used, how the codec changes their rates, how they are prepared, which captions
+    are rare, and whether processor cores are short.
 
     Return the groups of left-out clips that were named.
 

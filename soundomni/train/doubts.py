@@ -189,7 +189,7 @@ def _conditions(spec: Spec, data: DataSpec) -> Iterator[str]:
 
 
 def _clips(spec: Spec) -> Iterator[str]:
-    """Yield a doubt about clips that are prepared in one way to train on, and in another when the model is given them."""
+    """Yield a doubt about clips that training prepares in one way and the model in another."""
     kept, own = clips_of(spec), dataset_clips(spec)
     other = next((name for name, clips in own.items() if clips != kept), None)
     if other is None:

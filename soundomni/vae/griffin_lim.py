@@ -30,10 +30,10 @@ repetitions are easier to hear."""
 def griffin_lim(magnitudes: Tensor, num_frames: Tensor, window: Tensor, *, hop: int, rounds: int) -> Tensor:
     """Return signals whose windowed spectra have magnitudes near the given ones.
 
-    The first phases are random, but the same in every call and for every signal, so equal magnitudes give equal signals,
-    whatever is in the batch with them. Everything is computed in double precision, because rounds magnify rounding
-    errors: in single precision, 32 rounds on recordings make differences of more than 1e-3 of the peak, so a piece would
-    differ from the whole.
+    The first phases are random, but the same in every call and for every signal, so equal magnitudes give equal
+    signals, whatever is in the batch with them. Everything is computed in double precision, because rounds magnify
+    rounding errors: in single precision, 32 rounds on recordings make differences of more than 1e-3 of the peak, so a
+    piece would differ from the whole.
 
     Args:
         magnitudes: `[N, T, F]`; frame t is centered on sample t·M.
@@ -91,7 +91,7 @@ def reach(window: int, hop: int, rounds: int) -> int:
 
 @lru_cache(maxsize=16)
 def _first_phases(num_bins: int) -> np.ndarray:
-    """Return unit numbers `[PERIOD, F]`, drawn by the counter-based generator Philox (Salmon et al. 2011) with seed 0."""
+    """Return unit numbers `[PERIOD, F]`, drawn by the generator Philox (Salmon et al. 2011) with seed 0."""
     turns = np.random.Generator(np.random.Philox(0)).random((PERIOD, num_bins))
     return np.asarray(np.exp(2j * np.pi * turns))
 

@@ -17,7 +17,8 @@ MOST_RATIO = 2**24
 
 
 def check_strides(strides: Sequence[int], *, name: str = "strides", patch_size: int = 1) -> None:
-    """Raise SpecError unless there are 1 to MOST_STRIDES strides from 2 to LARGEST_STRIDE, with a product of at most MOST_RATIO.
+    """Raise SpecError unless there are 1 to MOST_STRIDES strides from 2 to LARGEST_STRIDE, with a product of at most
+    MOST_RATIO.
 
     Args:
         strides: stride of each block.

@@ -224,6 +224,8 @@ def test_networks_that_are_not_there_or_damaged(tmp_path: Path, fails: Any, netw
         (["--list", "between-notes", "--tasks", "describe", "generate"], "does not measure generate; expected some of describe, answer"),
         (["--tasks", "describe", "--clap", "x"], "but the tasks are describe. Add generate"),
         (["--tasks", "hear"], "--tasks is 'hear'; expected one of"),
+        (["--tasks", "generate,describe"], "expected names with spaces between them. Use --tasks generate describe. See"),
+        (["--tasks", "generate,", "describe"], "--tasks is 'generate,'; expected names with spaces between them. Use --tasks generate."),
         (["--limit", "0"], "--limit is 0; expected at least 1"),
         (["--steps", "0"], "--steps is 0; expected at least 1"),
         (["--guidance", "nan"], "the guidance scale is nan; expected a number from"),

@@ -92,7 +92,7 @@ def test_what_a_reference_found_is_printed_in_lines() -> None:
     named = "; ".join(f"'c{i}' as 'x' 2 of {3 + i}" for i in range(5))
     assert result_lines(result)[2:] == [
         "reference: 1,234 training clips of 7 captions, compared at 16000 Hz, up to 1.5 s; "
-        "scores named _of_data are those of the held-out clips themselves",
+        "scores that end in _of_data are those of the held-out clips themselves",
         f"classified wrongly: {named}; and 2 more",
         "copies (novelty below 0.3), generated for: 'a.wav' of 'b.wav' (0.12)",
         "saturated: nearest: why",

@@ -56,7 +56,7 @@ def test_training_says_how_clips_are_prepared_and_a_resumed_run_may_not_change_i
     assert main([*command, "--data.datasets.mine.clips.seconds=0.25"]) == 0
     said = capfd.readouterr().err
     assert "data 'mine': clips are prepared: from the onset, 0.25 s long; of 13, " in said
-    assert "data 'mine': 3 captions have 5 clips in the median; rare ones are 'rimshot' (1). Set data.datasets.mine.balance to 5" in said
+    assert "data 'mine': 3 captions have a median of 5 clips; rare ones are 'rimshot' (1). Set data.datasets.mine.balance to 5" in said
     longer = [*command, "--data.datasets.mine.clips.seconds=0.3", "--train.steps=3"]
     assert main(longer) == 2
     assert "data.datasets.mine.clips.seconds" in capfd.readouterr().err

@@ -212,7 +212,7 @@ def test_what_cannot_be_planned_is_refused_in_one_line(changes: Any, message: st
 def test_encoded_clips_cannot_be_prepared(ramps: Any) -> None:
     data = type("Encoded", (ramps,), {"encoding": "of a codec"})(lengths=[100])
     spec = entry(clips=ONSET)
-    with pytest.raises(SpecError, match=r"data\.datasets\.main\.clips: clips are encoded.*Use a dataset of audio"):
+    with pytest.raises(SpecError, match=r"data\.datasets\.main\.clips: the clips are encoded.*Use a dataset of audio"):
         Mixture.open(spec, lambda kind, slot: data)
 
 
@@ -249,7 +249,7 @@ def test_a_run_says_how_clips_are_prepared_and_which_captions_are_rare(ramps: An
         "all get the same level"
     )
     assert rare == (
-        "data 'main': 3 captions have 8 clips in the median; rare ones are 'rimshot' (2). Set data.datasets.main.balance to 4 to draw "
+        "data 'main': 3 captions have a median of 8 clips; rare ones are 'rimshot' (2). Set data.datasets.main.balance to 4 to draw "
         "their clips more often"
     )
     (balanced,) = describe_clips(mixture_of(data, balance=10), "main")

@@ -12,6 +12,7 @@ from soundomni import Audio, SoundOmni
 from soundomni.core.errors import DataError, SoundOmniError, SpecError
 from soundomni.core.interfaces import Dataset, Item
 from soundomni.core.spec.schema import Slot
+from soundomni.core.waveform import convert
 from soundomni.data.audio_folder import AudioFolder
 from soundomni.data.toys.toy_sounds import ToySounds
 from soundomni.evaluation import (
@@ -93,6 +94,19 @@ def test_right_clips_reach_the_ceiling_and_swapped_ones_get_nothing(model: Sound
     ]
     assert report["saturated"] == report["notes"] == report["copies"] == right["reference"]["confusions"] == []
     assert [line.partition(":")[0] for line in right["reference"]["saturated"]] == ["nearest", "classified"]
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(24000, 1), (44100, 2), (6000, 1)])
+def test_clips_made_exactly_like_held_out_files_of_another_rate_score_exactly_like_them(model: SoundOmni, rate: int, channels: int) -> None:
+    rng = np.random.default_rng(0)
+    files = [Audio(rng.standard_normal((channels, rate // 2)).astype(np.float32) / 8, rate) for _ in range(4)]
+    items = [Item(key=f"{i}.wav", num_samples=rate // 2, sample_rate=rate, captions=("noise",)) for i in range(4)]
+    made = [Audio(convert(clip, channels=1, sample_rate=8000), 8000) for clip in files]
+    judges = Judges(reference=reference_of(Sounds(24), model))
+    found = score_outcome(Outcome(items=items, clips=files, generated=made), judges=judges)["generated"]
+    for name in PAIRED:
+        assert found[name] == found[f"{name}_of_data"]
+    assert found["bandwidth"] <= 4000
 
 
 def test_a_copy_of_a_training_clip_is_named_and_so_are_held_out_clips_that_are_copies(model: SoundOmni) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from soundomni.core.waveform import Audio, convert
 from soundomni.metrics.caption_judge import COPY_BELOW, CaptionJudge, why_no_classes
 
 RATE = 8000
@@ -77,6 +78,14 @@ def test_the_bandwidth_is_that_of_band_limited_noise() -> None:
     spectrum[2001:] = 0.0  # at one bin per hertz
     clip = np.fft.irfft(spectrum)[None].astype(np.float32)
     assert judge_of().judge([(clip, RATE)])[0].bandwidth == pytest.approx(0.99 * 2000, abs=RATE / 500)
+
+
+@pytest.mark.parametrize("rate", [4000, 8000, 11025, 44100, 48000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_bandwidth_is_that_at_the_rate_of_the_judge_in_mono_whatever_the_file_has(rate: int, channels: int) -> None:
+    clip = np.random.default_rng(0).standard_normal((channels, rate)).astype(np.float32) / 8
+    found = judge_of().judge([(clip, rate), (convert(Audio(clip, rate), channels=1, sample_rate=RATE), RATE)])
+    assert found[0].bandwidth == found[1].bandwidth == pytest.approx(0.99 * min(rate, RATE) / 2, rel=0.1)
 
 
 def test_silence_is_judged_and_may_be_a_class() -> None:

@@ -61,7 +61,8 @@ def add_adapters(model: UnifiedModel, spec: LoRASpec, *, seed: int = 0) -> None:
 
 
 def open_gate(model: UnifiedModel, interval: Interval, names: Iterable[str], *, key: str) -> TimestepGate | None:
-    """Return what lets the adapters of the layers `names` act only at the timesteps of an interval; None for all timesteps.
+    """Return what lets the adapters of the layers `names` act only at the timesteps of an interval; None for all
+    timesteps.
 
     Raise SpecError, naming the `key` of the interval, if the model does not know the timestep of every input of these
     layers.

@@ -115,7 +115,8 @@ def share(modality: Modality, owner: Modality, *, parts: Sequence[str] = ("codec
 
 
 class EncoderModality(Modality):
-    """Clips that are heard, or clips, texts and numbers that condition what is made: an encoder turns them into features.
+    """Clips that are heard, or clips, texts and numbers that condition what is made: an encoder turns them into
+    features.
 
     Args:
         name, connector: as in Modality.
@@ -336,7 +337,8 @@ class MadeModality(CodecModality):
         aligned: names of modalities whose tokens are added to its own.
         num_scores: how many of the numbers that leave for a token are scores of the objective's review: the last ones.
         lead: tokens in front of the frames of a clip, which the backbone fills.
-        num_hints: numbers of the objective's hints that the backbone takes itself, so that they are not numbers of the tokens; 0 for none.
+        num_hints: numbers of the objective's hints that the backbone takes itself, so that they are not numbers of the
+            tokens; 0 for none.
         window: seconds to generate for shorter clips too; None to make clips as long as they are asked for.
         headroom: seconds to generate behind the end of a clip.
     """

@@ -124,7 +124,8 @@ class UnifiedModel(nn.Module):
 
     @property
     def all_heard(self) -> list[EncoderModality]:
-        """The modalities that the model hears through an encoder in its sequence; clips that only condition what it makes do not count."""
+        """The modalities that the model hears through an encoder in its sequence; clips that only condition what it
+        makes do not count."""
         return [one for one in self.all_encoders if one.encoder.spec.source == "waveform" and one.enters == "prefix"]
 
     @property

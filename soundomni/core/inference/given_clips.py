@@ -73,7 +73,7 @@ class GivenClips:
         return replace(slot, aligned=tuple(added))
 
     def in_prompt(self, given: Mapping[str, Given]) -> dict[str, Segment]:
-        """Return the segments of the given clips that the prompt holds, of any length. Audio is prepared as it was in training.
+        """Return the segments of the given clips that the prompt holds, of any length, prepared as in training.
 
         Raise DataError for a clip that was made by a codec with another rate or other sizes, or that is too long.
         """

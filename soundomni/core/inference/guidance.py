@@ -53,9 +53,9 @@ def guided(
             the velocities, or the guidance is one that also fits logits.
 
     Returns:
-        (values `[B, D, T]`, timesteps `[B]`, or `[B, T]` for a timestep per frame) → `[B, D, T]`. No clip's result depends on another.
-        It can be asked for one level if the branches can, and if there is no norm, which is that of all levels. With momentum, it
-        remembers the steps before, so it serves one run of a sampler.
+        (values `[B, D, T]`, timesteps `[B]`, or `[B, T]` for a timestep per frame) → `[B, D, T]`. No clip's result
+        depends on another. It can be asked for one level if the branches can, and if there is no norm, which is that of
+        all levels. With momentum, it remembers earlier steps, so it only serves one run of a sampler.
 
     Raises:
         SpecError: a value of the guidance is out of its range, or does not fit what the objective predicts.
@@ -72,7 +72,8 @@ def guided(
 def compared(
     predict_branches: PredictBranches, guidance: GuidanceSpec, *, valid: Tensor | None = None, objective: Objective | None = None
 ) -> Predict:
-    """Wrap the branches into one function that returns the guided prediction and the one that it steers away from, `[2, B, D, T]`.
+    """Wrap the branches into one function that returns the guided prediction and the one that it steers away from,
+    `[2, B, D, T]`.
 
     Clips without guidance have the conditional prediction as both. Arguments and errors are those of `guided`.
     """

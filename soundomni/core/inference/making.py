@@ -131,8 +131,8 @@ class Maker:
         return [Audio.unchecked(fit_length(w, n), self.modality.sample_rate) for w, n in zip(waveform, lengths, strict=True)]
 
     def _needed(self, made: Representation, num_samples: int) -> Representation:
-        """Return the frames of a batch that its first `num_samples` samples depend on: those of a window or headroom beyond them need no
-        decoding."""
+        """Return the frames of a batch that its first `num_samples` samples depend on: those of a window or headroom
+        beyond them need no decoding."""
         reach = self.modality.codec.receptive_field
         if reach is None:
             return made

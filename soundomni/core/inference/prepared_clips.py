@@ -1,4 +1,4 @@
-"""Clips to keep or to vary, prepared as the training of a model prepared its own."""
+"""Preparation of clips to keep or to vary, as in the model's training."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def prepared_asked(asked: Sequence[Asked], clips: ClipSpec | None) -> list[Asked
 
 
 def prepared_kept(kept: Kept, clips: ClipSpec) -> Kept:
-    """Return a clip to keep in part from where its training clips would begin, and at their level.
+    """Return a clip to keep in part, which begins where a training clip would, and has the same level.
 
-    It is not made longer or shorter, because the rest is made by the model. The spans stay at the same sounds.
+    Its end does not change, because the model makes the rest. The spans stay at the same sounds.
 
     Raise SpecError if a span ends before the clip begins.
     """

@@ -24,7 +24,8 @@ def projects(guidance: GuidanceSpec) -> bool:
 
 
 class Momentum:
-    """The changes D of one run of a sampler so far: each is added to `factor` times the ones before (Sadat et al. 2024, algorithm 1).
+    """The changes D of one run of a sampler so far: each is added to `factor` times the ones before (Sadat et al. 2024,
+    algorithm 1).
 
     Args:
         factor: `momentum` of the guidance.
@@ -37,7 +38,8 @@ class Momentum:
     def add(self, change: Tensor, within: Tensor | None) -> Tensor:
         """Return a change `[B, D, T]` with those before it.
 
-        Clips that are not `within` the interval of guidance, bool `[B, 1, 1]` or `[B, 1, T]`, do not remember it; None if all are.
+        Clips that are not `within` the interval of guidance, bool `[B, 1, 1]` or `[B, 1, T]`, do not remember it.
+        None if all are.
         """
         before = torch.zeros_like(change) if self._sum is None else self._sum
         total = change + self._factor * before

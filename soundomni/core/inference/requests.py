@@ -69,8 +69,8 @@ class RequestBuilder:
             seed: seed of the noise.
             kept: the parts of a clip to keep, or None to make all of it.
             varied: the clip to start from, or None to start from noise.
-            given: name of a modality → a clip of it, see `GivenClips`. What steers away is written without these clips, except for
-                what stays of conditions that are left out.
+            given: name of a modality → a clip of it, see `GivenClips`. Guidance steers away from a prediction without
+                them, except for what stays of conditions that are left out.
 
         Raises:
             SpecError: the seed is out of its range, the kept spans do not hold a whole frame, the model cannot make the rest around

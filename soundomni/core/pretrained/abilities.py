@@ -54,8 +54,8 @@ class Made:
 
 @dataclass(frozen=True, kw_only=True)
 class Heard:
-    """A modality that a model hears through an encoder, to describe clips: its name, the encoder's rate in Hz, and the longest clip or
-    None."""
+    """A modality that a model hears through an encoder, to describe clips: its name, the encoder's rate in Hz, and the
+    longest clip or None."""
 
     name: str
     sample_rate: int

@@ -185,7 +185,7 @@ class _Names:
 
 
 def _read_adapters(model: nn.Module, path: Path, config: _Config) -> dict[str, _Matrices]:
-    """Return the matrices of each adapted layer in a folder, all of which fit the model. Raise as `load_adapter_file`."""
+    """Return the matrices of each adapted layer in a folder, all of which fit. Raise as `load_adapter_file`."""
     weights = read_weights(path / WEIGHTS_FILE)
     found = _find(weights, config)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}

@@ -138,7 +138,7 @@ class Chain:
 
     @property
     def clips(self) -> ClipSpec | None:
-        """How a clip to keep is prepared: as in the training of its stages if they agree; None for clips as they are."""
+        """How a clip to keep is prepared: as in the training of the stages if they agree; None for a clip as it is."""
         found = {stage.clips for stage in self.stages.values()}
         return found.pop() if len(found) == 1 else None
 

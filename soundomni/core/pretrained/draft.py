@@ -62,8 +62,8 @@ def check_draft(model: Ready, draft: Ready, sampler: Sampler, *, of: str) -> Non
 
 
 def _texts(model: UnifiedModel) -> str:
-    """Return which encoders read texts and other conditions, and how these enter: words for an error, equal for models that read them in
-    the same way."""
+    """Return which encoders read texts and other conditions, and how these enter: words for an error, equal for models
+    that read them in the same way."""
     readers = [one for one in model.all_encoders if one not in model.all_heard]
     return ", ".join(f"by '{one.name}' ({type(one.encoder).__name__}, {one.enters})" for one in sorted(readers, key=lambda one: one.name))
 

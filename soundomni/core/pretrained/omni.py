@@ -318,8 +318,8 @@ class SoundOmni:
             negative_prompt: what to steer away from; without it, guidance steers away from what the model makes without
                 a prompt.
             known: for each prompt, the parts of a clip to keep (continuation, inpainting), or None to make all of it. A
-                single `Kept` applies to every prompt. If training prepared its clips (`clips`), this one begins at the same place and
-                has the same level; its spans stay at the same sounds.
+                single `Kept` applies to every prompt. If training prepared its clips (`clips`), this one begins at the
+                same place and has the same level; its spans stay at the same sounds.
             vary: for each prompt, a clip to make a variant of, or one clip for all of them: sampling starts from the clip with
                 noise added, not from only noise. It is prepared as in training (`clips`).
             strength: how much of the clip the noise hides from the model, and how far the variant may go from it, above 0 and at most

@@ -137,7 +137,8 @@ def load_weights(
 
 
 def check_dtype(name: str, tensor: Tensor, file: str | Path, *, like: Tensor | None = None) -> None:
-    """Raise CheckpointError unless a tensor of a file is one of STORED_DTYPES, or has the dtype of `like` if that is not floating point.
+    """Raise CheckpointError unless a tensor of a file is one of STORED_DTYPES, or has the dtype of `like` if that is
+    not floating point.
 
     Others, such as float8 and int8, stand for other numbers than they hold.
     """

@@ -20,7 +20,7 @@ _RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
 
 
 def check_clips(clips: ClipSpec | None, key: str) -> None:
-    """Raise SpecError, which names the dotted key, for an option that is out of range, or that does not go with the others."""
+    """Raise SpecError, which names the dotted key, for an option that is out of range or does not fit the others."""
     if clips is None:
         return
     for name, expected, holds in _RANGES:
@@ -40,7 +40,8 @@ def used(clips: ClipSpec | None) -> ClipSpec | None:
 
 
 def clips_of(spec: Spec) -> ClipSpec | None:
-    """Return how the model of a spec prepares the clips that it is given: `model.clips`, or else what its datasets agree on.
+    """Return how the model of a spec prepares the clips that it is given: `model.clips`, or else what its datasets
+    agree on.
 
     None if they do not agree, if they prepare nothing, or if there is no data.
     """

@@ -81,9 +81,10 @@ class GuidanceSpec:
             conditional output has in that frame (Lin et al. 2024); 0 turns it off. For velocities only.
         parallel: how much to keep of the part of guidance that is parallel to the conditional estimate of the clean data (APG, Sadat
             et al. 2024): 1 for plain guidance, 0 for only the orthogonal part. For velocities only.
-        norm_threshold: largest norm of that change over a whole clip before it is scaled; 0 for no limit. For velocities only.
-        momentum: how much of the changes of earlier steps to add to that change before it is limited (APG); below 0, it pushes away from
-            where they went. 0 for none. For velocities only.
+        norm_threshold: largest norm of the change that guidance makes to a whole clip, before it is scaled; 0 for no
+            limit. For velocities only.
+        momentum: how much of the changes of earlier steps to add to this change before it is limited (APG). A number
+            below 0 pushes away from them; 0 is off. For velocities only.
     """
 
     scale: float = switched_off("it to 1", 1.0)
@@ -101,9 +102,10 @@ class SegmentTemplate:
     """One segment of a task: exactly one of `text` and `audio`.
 
     Args:
-        text: pattern with `{caption}`, `{question}`, `{answer}` or `{seconds}`, the length of the clip; or `{seconds_start}` and
-            `{seconds_total}`, in whole seconds: where in its recording the clip begins, and how long the recording is. A part of a
-            file that a manifest names counts as a recording of its own, and so does a clip that `clips` cuts or pads.
+        text: pattern with `{caption}`, `{question}`, `{answer}` or `{seconds}`, the length of the clip; or
+            `{seconds_start}` and `{seconds_total}`, in whole seconds: where in its recording the clip begins, and how
+            long the recording is. A part of a file that a manifest names counts as a recording of its own, and so does
+            a clip that `clips` cuts or pads.
         audio: "features" (to understand), "target" (to generate) or "context" (clean latents or codes).
         of: the modality of the audio; null for the first one that is heard, or made. For text, the modality whose encoder reads it;
             null for the text tokens of the model.
@@ -146,10 +148,10 @@ class ModalitySpec:
             "half" way between, or "none". Codes are never normalized.
         positions: position rule of its tokens: "advance" counts them, "shared" gives all one position.
         attend: attention among the tokens of a clip that is heard.
-        enters: how what an encoder reads or hears reaches the clip that is made after it: as tokens before it in the sequence
-            ("prefix"), as tokens that the clip's tokens attend to in every layer ("cross"), or as the mean of these tokens, which scales
-            and shifts the norms of every layer ("global"). With "cross+global", the mean stays when the condition is left out, in
-            training and for guidance.
+        enters: how texts, numbers and clips that an encoder reads reach the clip that is made after them: as tokens
+            before it in the sequence ("prefix"), as tokens that the clip's tokens attend to in every layer ("cross"),
+            or as the mean of these tokens, which scales and shifts the norms of every layer ("global"). With
+            "cross+global", the mean stays when the condition is left out, in training and for guidance.
         aligned: modalities whose tokens are added to those of a clip that is made, frame by frame, instead of taking places of
             their own in the sequence; they must have the same number of frames.
         window: seconds to generate even for shorter clips, which are then cut to their length: for models that only
@@ -178,17 +180,21 @@ ClipCut = Literal["start", "onset", "random"]
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec:
-    """How clips are prepared, in this order: the part that is used, its length, its level. Every option is off by default.
+    """How clips are prepared, in this order: the part that is used, its length, its level.
+
+    Every option is off by default.
 
     Args:
-        cut: where the part that is used begins: at the "start"; at the "onset", 5 ms before the first sample that reaches a twentieth
-            of the peak; or, for clips longer than `seconds`, at a "random" place. A model that was trained on random places takes the
-            start of a clip that it is given.
-        seconds: length of every clip: longer ones are cut, with a short fade-out unless the place is random, and shorter ones are padded
-            with silence; null keeps their lengths.
-        trim: decibels below the peak: what is quieter at both ends is removed, or, if the place is random, avoided; null keeps it.
+        cut: where the part that is used begins: at the "start"; at the "onset", 5 ms before the first sample that
+            reaches a twentieth of the peak; or, for clips longer than `seconds`, at a "random" place. A model that was
+            trained on random places takes the start of a clip that it is given.
+        seconds: length of every clip: longer ones are cut, with a short fade-out unless the place is random, and
+            shorter ones are padded with silence; null keeps their lengths.
+        trim: decibels below the peak: what is quieter at both ends is removed, or, if the place is random, avoided;
+            null keeps it.
         peak: largest absolute sample, such as 0.9; null keeps it. Silence stays silence.
-        loudness: integrated loudness in LUFS (ITU-R BS.1770), such as -23; lower for clips that would exceed full scale. null keeps it.
+        loudness: integrated loudness in LUFS (ITU-R BS.1770), such as -23; lower for clips that would exceed full
+            scale. null keeps it.
     """
 
     cut: ClipCut = switched_off("it to start", "start")
@@ -218,8 +224,8 @@ class ModelSpec:
             lowest layer, so the spec only lists what changes; its tokenizer is used, and its weights must match.
         start_fresh: parts that are not taken from `start` but begin as they would without it: backbone, critic,
             MODALITY.codec, MODALITY.encoder or MODALITY.connector.
-        clips: how clips that the model is given are prepared, to hear, keep or vary them; null for what all datasets in `data.datasets`
-            agree on.
+        clips: how clips that the model is given are prepared, to hear, keep or vary them; null for what all datasets in
+            `data.datasets` agree on.
     """
 
     backbone: Slot = slot("backbone")
@@ -312,10 +318,10 @@ class MixtureEntry:
         held_out: share of its items that training never draws and that validation measures the losses on; 1 for a dataset
             that is only measured. Digests of the keys decide which items: the same in every run, and as the dataset grows.
         max_seconds: longer clips are cut at a random place (to generate) or skipped (to understand); null for no limit.
-        clips: how clips are prepared, to generate and to understand, before `augmentations`; null for clips as they are. The
-            trained model keeps it, and prepares the clips that it is given in the same way.
-        balance: how many times a clip may be drawn per epoch if its captions are rare, so that they come up to about as often as
-            those in the middle; 1 draws every clip once.
+        clips: how clips are prepared, to generate and to understand, before `augmentations`; null for clips as they
+            are. The trained model keeps it, and prepares the clips that it is given in the same way.
+        balance: most draws of a clip per epoch. Clips with rare captions are drawn several times, so that these
+            captions come up about as often as the median one; 1 draws every clip once.
         filters: name → filter, which decides which clips are used and may write captions, in order; null removes an
             earlier layer's.
         augmentations: name → augmentation, which changes clips at random during training, in order; null removes an
@@ -509,10 +515,11 @@ class ValidationSpec:
     Args:
         every: steps between validations; 0 for never.
         num_held_out: held-out items of each dataset to measure the losses on, at most; -1 for all.
-        timesteps: timesteps at which the losses of flow matching and diffusion are measured as well, each with all clips at that timestep;
-            1 is noise. For v-prediction they are angles on its circle, in quarter turns, as in stable-audio-tools. With n
-            timesteps, they are measured on every n-th batch, and on at least one batch of each dataset and task, so that together they take
-            about as long as the other losses. A list in a later layer replaces this one; [] for none.
+        timesteps: timesteps at which the losses of flow matching and diffusion are measured as well, each with all
+            clips at that timestep; 1 is noise. For v-prediction they are angles on its circle, in quarter turns, as in
+            stable-audio-tools. With n timesteps, they are measured on every n-th batch, and on at least one batch of
+            each dataset and task, so that together they take about as long as the other losses. A list in a later layer
+            replaces this one; [] for none.
         best: the measured number by which steps are compared, such as validation/loss; the checkpoint of the best step is
             kept. null compares none.
         better: whether a "lower" or a "higher" number is better.

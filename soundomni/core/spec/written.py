@@ -64,8 +64,8 @@ class WrittenModel:
             lowest layer, so the spec only lists what changes; its tokenizer is used, and its weights must match.
         start_fresh: parts that are not taken from `start` but begin as they would without it: backbone, critic, codec,
             encoder, latent_connector or features_connector; or MODALITY.codec, MODALITY.encoder or MODALITY.connector.
-        clips: how clips that the model is given are prepared, to hear, keep or vary them; null for what all datasets in `data.datasets`
-            agree on.
+        clips: how clips that the model is given are prepared, to hear, keep or vary them; null for what all datasets in
+            `data.datasets` agree on.
     """
 
     backbone: Slot = slot("backbone")

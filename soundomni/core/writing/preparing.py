@@ -1,4 +1,4 @@
-"""Clips as a model's task needs them: cut to the part that counts, of one length, at one level. In training and in use.
+"""Preparation of clips for a model's task, in training and in use: the part that counts, one length, one level.
 
 Shape letters: C audio channels, S samples of a clip, L samples of a prepared one.
 """
@@ -14,15 +14,15 @@ from soundomni.core.spec.schema import ClipSpec
 from soundomni.core.waveform import Audio, fit_length
 
 ONSET_SHARE, ONSET_SECONDS = 0.05, 0.005
-"""Share of the peak that counts as the onset, and how much is kept before it."""
+"""Share of the peak that the onset reaches, and seconds that are kept before it."""
 FADE_SECONDS = 0.05
 """Length of the fade-out where a clip is cut."""
 SHORT = 10
-"""What is kept before the onset, and the fade-out, are at most one part in this many of a clip."""
+"""What is kept before the onset, and the fade-out, each take at most one part in this many of a clip."""
 SILENT_PEAK = 1e-4
 """A clip that never reaches this, -80 dB, counts as silence: no onset is looked for, and it does not become louder."""
 _SAME = 1e-6
-"""A gain this close to 1 is rounding, and is not applied: what has been prepared stays as it is."""
+"""A gain this close to 1 comes from rounding and is not applied, so that a prepared clip stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ def prepare(waveform: np.ndarray, sample_rate: int, clips: ClipSpec, *, draw: fl
 
 
 def known_part(num_samples: int, sample_rate: int, clips: ClipSpec, *, draw: float = 0.0) -> Part | None:
-    """Return the part that is used of a clip of S samples, or None if the clip has to be heard to find it."""
+    """Return the part of a clip of S samples that is used, or None if only the samples themselves can tell."""
     if clips.trim is not None or clips.cut == "onset":
         return None
     return _plain_part(num_samples, sample_rate, clips, draw)
 
 
 def find_part(waveform: np.ndarray, sample_rate: int, clips: ClipSpec, *, draw: float = 0.0) -> Part:
-    """Return the part that is used of a clip `[C, S]`. Arguments are those of `prepare`."""
+    """Return the part of a clip `[C, S]` that is used. The arguments are those of `prepare`."""
     total = waveform.shape[1]
     known = known_part(total, sample_rate, clips, draw=draw)
     if known is not None:
@@ -89,7 +89,7 @@ def find_part(waveform: np.ndarray, sample_rate: int, clips: ClipSpec, *, draw: 
 
 
 def finish(part: np.ndarray, sample_rate: int, clips: ClipSpec, *, is_cut: bool) -> np.ndarray:
-    """Return the part of a clip that is used with its length and its level, as a copy `[C, L]`.
+    """Return a copy of the part of a clip that is used, at its final length and level, `[C, L]`.
 
     Args:
         part: the part, `[C, at most L]`.
@@ -129,7 +129,7 @@ def gain(shaped: np.ndarray, sample_rate: int, clips: ClipSpec) -> float:
 
 
 def prepared(clip: Audio, clips: ClipSpec | None) -> Audio:
-    """Return a clip that a model is given as its training would have prepared it; a random cut takes the start."""
+    """Return a clip for a model, prepared as in its training, except that a random cut takes the start."""
     return clip if clips is None else Audio.unchecked(prepare(clip.waveform, clip.sample_rate, clips), clip.sample_rate)
 
 
@@ -141,6 +141,6 @@ def _plain_part(num_samples: int, sample_rate: int, clips: ClipSpec, draw: float
 
 
 def _sounding(loud: np.ndarray, trim: float) -> tuple[int, int]:
-    """Return where `[S]` absolute samples first reach `trim` decibels below their peak, and where they last did."""
+    """Return the samples, [first, end), between which `[S]` absolute samples reach `trim` decibels below their peak."""
     places = np.flatnonzero(loud >= loud.max() * 10.0 ** (-trim / 20.0))
     return int(places[0]), int(places[-1]) + 1

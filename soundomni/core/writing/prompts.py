@@ -173,7 +173,7 @@ class PromptWriter:
         return prepared(clip, self._clips)
 
     def _to_encoder(self, clip: Audio) -> np.ndarray:
-        """Return `[1, S]`, prepared, at the encoder's rate. Raise DataError if the clip is longer than the encoder takes."""
+        """Return `[1, S]`, prepared, at the encoder's rate. Raise DataError if it is too long for the encoder."""
         spec = self._encoder_spec
         waveform = convert(self.prepared(clip), channels=1, sample_rate=spec.sample_rate)
         if spec.max_seconds is not None and waveform.shape[1] > spec.max_seconds * spec.sample_rate:

@@ -134,8 +134,8 @@ class SegmentWriter:
         self.prompt = tuple(prompt)
 
     def heard(self, of: str | None = None) -> HeardModality:
-        """Return the modality of this name that hears clips; None stands for the first one in the sequence. Raise SpecError if there is
-        none."""
+        """Return the modality of this name that hears clips; None stands for the first one in the sequence. Raise
+        SpecError if there is none."""
         heard = self._with_encoder(is_heard=True)
         if self.hears_nothing is not None and (of is None or not heard):
             raise SpecError(
@@ -269,7 +269,7 @@ class SegmentWriter:
         return segment
 
     def _encoded(self, modality: HeardModality, num_samples: int) -> Segment:
-        """Write what an encoder makes of S samples, which are attached later."""
+        """Write the tokens that an encoder makes from S samples, which are attached later."""
         num_tokens = modality.num_tokens(num_samples)
         if not modality.placed:
             return unplaced_segment(of=modality.name, num_tokens=num_tokens, num_samples=num_samples)

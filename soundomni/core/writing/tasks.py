@@ -57,9 +57,9 @@ class Task:
 def length_texts(seconds: float, *, start: float = 0.0, total: float | None = None) -> dict[str, str]:
     """Return the values of `{seconds}`, `{seconds_start}` and `{seconds_total}` for a clip.
 
-    The last two are in whole seconds and say where in a recording a part of it begins, rounded down, and how long the recording is, rounded
-    up, as Stable Audio has them. The recording is the item of a dataset: a part of a file that a manifest names counts as a recording of
-    its own.
+    The last two are in whole seconds and say where in a recording a part of it begins, rounded down, and how long the
+    recording is, rounded up, as Stable Audio has them. The recording is the item of a dataset: a part of a file that a
+    manifest names counts as a recording of its own.
 
     Args:
         seconds: length of the clip.

@@ -91,7 +91,7 @@ def parse_third(tree: Any) -> ModelConfig:
 
 
 def _schedule(options: Section) -> dict[str, Any] | None:
-    """Return where the steps of sampling lie; None for a schedule that depends on the length of a clip, which is not here."""
+    """Return where the steps of sampling lie; None for a schedule that depends on a clip's length: it is not here."""
     kind = options.take("type", str, "full")
     if kind == "none":
         return {"spacing": "even"}

@@ -121,9 +121,9 @@ def typical_batch(
         model: determines the tokens of a clip; it may be on the meta device.
         spec: spec of the model.
         data: budget, datasets and their tasks.
-        seconds: length of every clip; None means `clips.seconds` or `max_seconds` of its dataset, or SECONDS if neither is given. Clips
-            are shorter if encoder or latent connector accept no more, or if a sample would be longer than
-            `max_tokens_per_sample`.
+        seconds: length of every clip; None means `clips.seconds` or `max_seconds` of its dataset, or SECONDS if neither
+            is given. Clips are shorter if encoder or latent connector accept no more, or if a sample would be longer
+            than `max_tokens_per_sample`.
         text_tokens: tokens of every caption, question and answer.
 
     Raises:
