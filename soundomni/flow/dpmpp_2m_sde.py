@@ -29,7 +29,7 @@ class DPMpp2MSDESampler(DataSampler):
         eta: how fast noise is replaced; 0 makes it `dpmpp-2m`.
         s_noise: factor of the fresh noise.
         noise: "independent" for fresh noise of each step's own, or "brownian" for that of one path, which is the same for any number of
-            steps: with more of them, the same clip is solved more exactly. For an eta of at most 4.
+            steps: with more of them, the same clip is solved more exactly. For an eta of 0, or from 0.001 to 4.
 
     Raises:
         SpecError: a number is out of range.
