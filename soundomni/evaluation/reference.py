@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from soundomni.core.errors import DataError, SpecError, UnreadableAudioError, none_of
@@ -100,9 +99,12 @@ def _with_real_paths(value: Any) -> Any:
         return {key: _with_real_paths(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_with_real_paths(inner) for inner in value]
-    if not isinstance(value, (str, PurePath)) or not os.path.exists(place := at_home(str(value))):
+    if not isinstance(value, (str, PurePath)):
         return value
-    return os.path.realpath(place)
+    try:
+        return str(Path(at_home(str(value))).resolve(strict=True))
+    except (OSError, ValueError):  # another text, or a name that no file can have
+        return value
 
 
 def read_reference(
