@@ -28,6 +28,7 @@ from soundomni.cli.model_options import (
     load_model_or_chain,
     say_clips,
 )
+from soundomni.cli.parsing import Parser
 from soundomni.core.limits import DEFAULT_STRENGTH
 
 if TYPE_CHECKING:
@@ -133,9 +134,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def names_of_clips(arguments: Sequence[str]) -> tuple[str, ...]:
     """Return the modalities for which the model of `--model` takes a clip; each is an option of its own, `--NAME FILE`.
 
-    Raise CheckpointError if there is no such model, SpecError if its spec is wrong.
+    Raise UsageError if --model has no value, CheckpointError if there is no such model, SpecError if its spec is wrong.
     """
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder = Parser(prog="soundomni generate", add_help=False)
     finder.add_argument("--model", type=expanded)
     model = finder.parse_known_args(list(arguments))[0].model
     return () if model is None else _clips_of(model)
@@ -147,9 +148,10 @@ def _clips_of(model: str) -> tuple[str, ...]:
     from soundomni.core.pretrained.stage_paths import is_chain
     from soundomni.core.spec.load import load_spec
 
-    if is_chain(model):
-        return ()
-    return load_spec([find_model(model, weights=False) / SPEC_FILE], base={}, validate_plugins=False).of_model.takes_clips
+    with naming_rank():  # another process may have another disk
+        if is_chain(model):
+            return ()
+        return load_spec([find_model(model, weights=False) / SPEC_FILE], base={}, validate_plugins=False).of_model.takes_clips
 
 
 @dataclass(frozen=True)
@@ -573,12 +575,12 @@ def read_grid(path: Path, defaults: Request, *, model: str) -> list[Request]:
         SpecError: it is not a grid, or has an unknown key, an empty list or a value of a wrong type.
         CheckpointError: it has a key that depends on the model, and there is no such model.
     """
-    from soundomni.core.errors import SpecError, did_you_mean
+    from soundomni.core.errors import SpecError, did_you_mean, shown
 
     tree = _grid_tree(path)
     text_, number, whole = ("text", str), ("a number", (int, float)), ("a whole number", int)
     types: dict[str, Any] = {"prompt": text_, "seconds": number, "seed": whole, "steps": whole, "guidance": number, "negative": text_}
-    order, optional = ["seconds", "steps", "guidance", "negative", "prompt", "seed"], {"steps", "guidance", "negative"}
+    order, optional = ["seconds", "steps", "guidance", "negative", "prompt", "seed"], {"seconds", "steps", "guidance", "negative"}
     named = () if tree.keys() <= types.keys() else _clips_of(model)
     clips = [name for name in named if name in tree and name not in types]
     types |= dict.fromkeys((name for name in named if name not in types), ("a file", str))
@@ -596,7 +598,7 @@ def read_grid(path: Path, defaults: Request, *, model: str) -> list[Request]:
             expected, right = types[key]
             fits = isinstance(value, right) and not isinstance(value, bool)
             if not fits and not (value is None and (key not in tree or key in {*optional, *clips})):
-                raise SpecError(f"the grid '{path}': {key} is {value!r}; expected {expected}")
+                raise SpecError(f"the grid '{path}': {key} is {'null' if value is None else shown(value)}; expected {expected}")
     count = math.prod(map(len, columns.values()))
     if count > MOST_CLIPS:
         raise SpecError(f"the grid '{path}' asks for {count:,} clips; expected at most {MOST_CLIPS:,}")

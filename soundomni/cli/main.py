@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import gc
 import importlib
 import io
 import os
@@ -73,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     _prepare_streams()
     status = _status(arguments)
+    _end_process_group()
     if argv is None and "--json" in arguments:
         from soundomni.cli.console import end_stdout
 
@@ -106,6 +108,16 @@ def _status(arguments: list[str]) -> int:
         return _fail(arguments, f"error: {' '.join([_described(error), *_notes(error)])}", status=2)
     except BaseException as error:  # a plugin may raise anything, even SystemExit
         return _fail(arguments, _unexpected(arguments, error), status=1)
+
+
+def _end_process_group() -> None:
+    """End the threads of a process group that only garbage refers to, such as the frames of an error.
+
+    A thread of gloo may still hold the last tensor that it has sent. If it dropped that as the interpreter ends, it would
+    abort the process, whatever its exit status.
+    """
+    if "RANK" in os.environ and "torch.distributed" in sys.modules:
+        gc.collect()
 
 
 def _dispatch(arguments: list[str]) -> int:

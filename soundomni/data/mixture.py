@@ -58,6 +58,11 @@ class Source:
     balance: int = 1
     augmentations: Mapping[str, Augmentation] = field(default_factory=dict)
 
+    @property
+    def gives_length(self) -> bool:
+        """Whether `clips.seconds` decides how long the clips are."""
+        return isinstance(self.dataset, Prepared) and self.dataset.clips.seconds is not None
+
 
 @dataclass(frozen=True)
 class Draw:

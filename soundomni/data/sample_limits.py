@@ -44,8 +44,8 @@ class SampleLimits:
 
     def plan(self, source: str, item: Item, task: Task, *, seed: int) -> PlannedSample | Unfit:
         """Return how an item of dataset `source` is written for a task that it is eligible for, or why it cannot be."""
-        max_seconds = self._mixture.sources[source].max_seconds
-        plan = self._writer.plan(item, task, seed=seed, key=f"{source}:{item.key}", max_seconds=max_seconds)
+        max_seconds, prepared = self._mixture.sources[source].max_seconds, self._mixture.sources[source].gives_length
+        plan = self._writer.plan(item, task, seed=seed, key=f"{source}:{item.key}", max_seconds=max_seconds, prepared=prepared)
         if isinstance(plan, Skip):
             return Unfit(plan.group, partial(str, plan.reason))
         if plan.full_length > self._limit:
@@ -73,7 +73,9 @@ class SampleLimits:
             return reason
         fits = f"{fitting / 100:.2f}"
         way_out = "cut the file into shorter ones"
-        if any(task.uses("target") for task in self.tasks(source)):
+        if self._mixture.sources[source].gives_length:
+            way_out = f"set data.datasets.{source}.clips.seconds to {fits}"
+        elif any(task.uses("target") for task in self.tasks(source)):
             where = f"data.datasets.{source}.max_seconds"
             way_out = f"set {where} to {fits}, which cuts longer clips for generation (understanding takes whole clips)"
         raised = f"raise {self._limit_name} to {length} or more"

@@ -132,16 +132,18 @@ class SampleWriter:
                     near = did_you_mean(name, known)
                     raise SpecError(f"data.condition_dropout.{key}: the model has no modality '{name}'; it has {listed(known)}.{near}")
 
-    def plan(self, item: Item, task: Task, *, seed: int, key: str, max_seconds: float | None = None) -> PlannedSample | Skip:
+    def plan(
+        self, item: Item, task: Task, *, seed: int, key: str, max_seconds: float | None = None, prepared: bool = False
+    ) -> PlannedSample | Skip:
         """Write `item` for a suitable task, without its waveforms.
 
         Only `seed` decides the caption or question, the cut of a clip longer than `max_seconds`, the part of a target
         to keep, and the dropout of conditions. Return a Skip if the clip is too long to be understood, or has too many
-        frames.
+        frames; `prepared` tells it that `clips.seconds` decides how long the clip is.
         """
         draws = np.random.default_rng(seed)
         caption_draw, question_draw, crop_draw = draws.random(3)
-        crop = self._crop(item, task, crop_draw, max_seconds)
+        crop = self._crop(item, task, crop_draw, max_seconds, prepared)
         if isinstance(crop, Skip):
             return replace(crop, key=key)
         seconds = length_texts(crop.num_samples / crop.rate, start=crop.offset / crop.rate, total=crop.total / crop.rate)
@@ -216,7 +218,7 @@ class SampleWriter:
             segments.append(segment.with_values(values))
         return replace(planned.sample, segments=tuple(segments))
 
-    def _crop(self, item: Item, task: Task, draw: float, max_seconds: float | None) -> Crop | Skip:
+    def _crop(self, item: Item, task: Task, draw: float, max_seconds: float | None, prepared: bool) -> Crop | Skip:
         used = self._used(task)
         limits = [max_seconds, *(one.spec.max_seconds for one in used if isinstance(one, HeardModality))]
         seconds = min((limit for limit in limits if limit is not None), default=None)
@@ -225,7 +227,9 @@ class SampleWriter:
         if item.num_samples > longest and not task.uses("target"):
             length = item.num_samples / item.sample_rate
             way_out = "Cut the file into shorter ones, each with its own caption"
-            if seconds == max_seconds:
+            if prepared:
+                way_out = f"Set clips.seconds of its dataset to {seconds:g}"
+            elif seconds == max_seconds:
                 way_out += (
                     f", raise max_seconds of its dataset, or add the folder as a second dataset for '{task.name}' with a higher max_seconds"
                 )
@@ -236,9 +240,11 @@ class SampleWriter:
         for one in used:
             most = one.max_tokens if isinstance(one, CodecModality) else None
             if isinstance(one, CodecModality) and most is not None and one.tokens_of(_samples_of(crop, one)) > most:
+                way_out = "a lower clips.seconds for" if prepared else "max_seconds of"
                 reason = (
                     f"{num_samples / crop.rate:.2f} s of it are used, and the {one.name} connector takes at most "
-                    f"{one.seconds_within(most):g} s. Set max_seconds of its dataset, which cuts longer clips for generation"
+                    f"{one.seconds_within(most):g} s. Set {way_out} its dataset"
+                    f"{'' if prepared else ', which cuts longer clips for generation'}"
                 )
                 group = f"longer than the {one.seconds_within(most):g} s of the {one.name} connector, for {task.name}"
                 return Skip(item.key, reason, "unsuitable", group)

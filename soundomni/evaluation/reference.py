@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from soundomni.core.errors import DataError, SpecError, UnreadableAudioError, none_of
+from soundomni.core.files.paths import at_home
+from soundomni.core.spec.provenance import settled_name
 from soundomni.core.spec.schema import Slot
 from soundomni.evaluation.checksums import items_sha256
 from soundomni.evaluation.evaluation_data import EvaluationData, open_data
@@ -72,7 +75,7 @@ def open_reference(reference: object, measured: EvaluationData, *, trust_class_p
     if not isinstance(reference, (Slot, Dataset, EvaluationData)):
         raise SpecError(f"reference is {shown(reference)}; expected the Slot or Dataset of the clips that the model was trained on")
     opened = reference if isinstance(reference, EvaluationData) else open_data(reference, trust_class_paths=trust_class_paths)
-    if opened.dataset is measured.dataset or (opened.slot is not None and opened.slot == measured.slot):
+    if opened.dataset is measured.dataset or (opened.slot is not None and measured.slot is not None and _same(opened.slot, measured.slot)):
         raise SpecError(
             "the reference is the dataset that is measured; expected two: clips that the model was trained on as the "
             "reference, and clips that were held out to measure on"
@@ -82,6 +85,26 @@ def open_reference(reference: object, measured: EvaluationData, *, trust_class_p
     if opened.dataset.encoding is not None:
         raise DataError("the reference holds encoded clips; expected audio. Name the dataset that they were encoded from")
     return opened
+
+
+def _same(one: Slot, other: Slot) -> bool:
+    """Return whether two slots name the same dataset, if their paths may be spelled differently."""
+    names = [settled_name("dataset", slot.class_path, None) for slot in (one, other)]
+    return names[0] == names[1] and _with_real_paths(one.init_args) == _with_real_paths(other.init_args)
+
+
+def _with_real_paths(value: Any) -> Any:
+    """Return the arguments of a dataset with the texts that name a file or folder as absolute paths without links."""
+    if isinstance(value, Mapping):
+        return {key: _with_real_paths(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_real_paths(inner) for inner in value]
+    if not isinstance(value, (str, PurePath)):
+        return value
+    try:
+        return str(Path(at_home(str(value))).resolve(strict=True))
+    except (OSError, ValueError):  # another text, or a name that no file can have
+        return value
 
 
 def read_reference(

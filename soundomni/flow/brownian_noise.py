@@ -24,8 +24,8 @@ from soundomni.flow.noise_schedules import log_snr
 FreshNoise = Literal["independent", "brownian"]
 DEPTH, RANGE = 24, 40.0
 """Halvings of the path, which lies over λ from −RANGE to RANGE: straight between points about 5e-6 apart."""
-MOST_ETA = 4.0
-"""Largest eta whose τ has room in a number of double precision."""
+LEAST_ETA, MOST_ETA = 1e-3, 4.0
+"""The etas whose τ, and its differences between points of the path, have room in a number of double precision."""
 
 
 class BrownianNoise:
@@ -36,7 +36,7 @@ class BrownianNoise:
         frames: frames of each clip; beyond them, the noise is zero.
         generators: one for each clip, from which a number is drawn that decides its path, frame by frame, so that a
             longer clip has the path of a shorter one.
-        eta: as in the samplers, above 0 and at most MOST_ETA.
+        eta: as in the samplers, from LEAST_ETA to MOST_ETA.
     """
 
     def __init__(self, like: Tensor, frames: Sequence[int], generators: Sequence[torch.Generator], *, eta: float) -> None:
@@ -45,11 +45,12 @@ class BrownianNoise:
         self._paths = [_Path((count, like.shape[1]), seed, eta) for count, seed in zip(frames, entropy, strict=True)]
 
     def between(self, timestep: float, next_timestep: float) -> Tensor:
-        """Return the increments of the paths between two timesteps, falling and above 0, as normal noise
-        `[B, D, T]`."""
-        places = log_snr(timestep), log_snr(next_timestep)
+        """Return the increments of the paths between two timesteps, falling and above 0, as normal noise `[B, D, T]`."""
+        places = _within(log_snr(timestep)), _within(log_snr(next_timestep))
         width = _time(places[1], self._eta) - _time(places[0], self._eta)
         noise = torch.zeros_like(self._like)
+        if width == 0.0:  # both lie beyond the range
+            return noise
         for row, path in zip(noise, self._paths, strict=True):
             before = path.at(places[0])
             increment = (path.at(places[1]) - before) / math.sqrt(width)
@@ -102,6 +103,11 @@ class _Path:
         return np.random.default_rng([self._seed, *key]).standard_normal(self._shape)
 
 
+def _within(place: float) -> float:
+    """Return a place as it is, or the nearer end of the range: beyond it, there is next to no data, or next to no noise to add."""
+    return place if place == -math.inf else min(max(place, -RANGE), RANGE)
+
+
 def _time(place: float, eta: float) -> float:
     return math.exp(2.0 * eta * place)
 
@@ -111,6 +117,6 @@ def check_noise(noise: str, eta: float) -> FreshNoise:
     known = get_args(FreshNoise)
     if noise not in known:
         raise SpecError(f"noise is '{noise}'; expected {' or '.join(known)}.{did_you_mean(noise, known)}")
-    if noise == "brownian" and eta > MOST_ETA:
-        raise SpecError(f"eta is {eta}; expected at most {MOST_ETA:g} with brownian noise. Set noise to independent, or lower eta")
+    if noise == "brownian" and eta != 0 and not LEAST_ETA <= eta <= MOST_ETA:
+        raise SpecError(f"eta is {eta:g}; expected 0, or from {LEAST_ETA:g} to {MOST_ETA:g}, with brownian noise. Set noise to independent")
     return "brownian" if noise == "brownian" else "independent"

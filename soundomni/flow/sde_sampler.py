@@ -24,7 +24,7 @@ class SDESampler(DataSampler):
         eta: how fast noise is replaced; 0 for no fresh noise.
         s_noise: factor of the fresh noise.
         noise: "independent" draws fresh noise for each step; "brownian" takes it from one path, which is the same for
-            any number of steps, so more steps solve the same clip more exactly. "brownian" needs an eta of at most 4.
+            any number of steps, so more steps solve the same clip more exactly. "brownian" needs an eta of 0, or from 0.001 to 4.
 
     Raises:
         SpecError: a number is out of range.

@@ -251,6 +251,7 @@ def open_world(
         return
     if opened:
         _join(device, environment, timeout)
+    mesh = None
     try:
         names = ("replicate", "shard") if len(shape) == 2 else ("shard",)
         mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
@@ -259,6 +260,8 @@ def open_world(
     finally:
         if opened:
             dist.destroy_process_group()
+            # caches of DTensor keep the mesh, and as long as it keeps its groups, their threads run on
+            getattr(mesh, "_pg_registry", {}).clear()
 
 
 def _join(device: torch.device, environment: Mapping[str, str], timeout: timedelta | None) -> None:

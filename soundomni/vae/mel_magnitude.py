@@ -9,7 +9,6 @@ samples per frame.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import ClassVar
@@ -19,7 +18,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from soundomni.core.errors import SpecError
+from soundomni.core.errors import SpecError, shown
 from soundomni.core.interfaces import Codec, ReceptiveField
 from soundomni.core.limits import check_count
 from soundomni.core.mel_filters import mel_filters, mels_between
@@ -29,8 +28,8 @@ from soundomni.vae.griffin_lim import frames_around
 from soundomni.vae.mel_synthesis import MelSynthesis
 from soundomni.vae.padding import framed, zero_beyond
 
-MOST_SAMPLES, MOST_MELS, MOST_ROUNDS = 2**16, 1024, 10_000
-"""Limits for specs from strangers: samples of a window, mel bands, and rounds of decoding."""
+MOST_SAMPLES, MOST_OVERLAP, MOST_MELS, MOST_ROUNDS = 2**16, 64, 1024, 10_000
+"""Limits for specs from strangers: samples of a window, frames that it spans, mel bands, and rounds of decoding."""
 LOUDEST = 4.0
 """Highest power that is decoded, in bels; a sine of amplitude 1 is at about 0."""
 CENTER, BELS_PER_UNIT = -7.0, 2.5
@@ -59,11 +58,11 @@ class MelMagnitudeCodec(Codec):
         sample_rate: sample rate in Hz.
         channels: number of audio channels C.
         frame_size: samples from frame to frame, H; null for 10 ms.
-        window: samples W of the window, at least 2·H; null for the first of 2, 3, 4, 6, 8, 12, … that is at least 3·H.
+        window: samples W of the window, from 2·H to 64·H; null for the first of 2, 3, 4, 6, 8, 12, … that is at least 3·H.
         num_mels: number of bands M on the HTK mel scale; each covers at least one bin. Null for a band per 44 mel: 48
             at 8 kHz, 64 at 16 kHz, 74 at 24 kHz, 88 at 44.1 kHz.
         frequencies: lowest and highest frequency in Hz of the bands; null for 0 Hz and half the sample rate.
-        floor: power that is added, so that silence has a finite level: 1e-10 is −100 dB.
+        floor: power that is added, below 1, so that silence has a finite level: 1e-10 is −100 dB.
         rounds: how often decoding improves the phases.
 
     Raises:
@@ -88,12 +87,13 @@ class MelMagnitudeCodec(Codec):
         check_audio_format(sample_rate, channels)
         band = check_band(frequencies, sample_rate)
         frame_size = max(1, round(sample_rate / FRAMES_PER_SECOND)) if frame_size is None else frame_size
+        check_count("frame_size", frame_size, most=MOST_SAMPLES // 2)
         window = _default_window(frame_size) if window is None else window
         num_mels = _default_bands(band or (0.0, sample_rate / 2), window) if num_mels is None else num_mels
         _check_sizes(frame_size, window, num_mels)
         check_count("rounds", rounds, most=MOST_ROUNDS)
-        if not 0 < floor < math.inf:
-            raise SpecError(f"floor is {floor}; expected a power above 0")
+        if not 0 < floor < 1:
+            raise SpecError(f"floor is {shown(floor)}; expected a power above 0 and below 1, that of the loudest sine")
         self.window, self.floor = window, floor
         self._spec = RepresentationSpec(
             kind="continuous",
@@ -159,7 +159,7 @@ def _default_window(frame_size: int) -> int:
     """
     power = 1 << (max(2, 3 * frame_size) - 1).bit_length()
     between = power // 4 * 3
-    return between if between >= 3 * frame_size else power
+    return min(MOST_SAMPLES, between if between >= 3 * frame_size else power)
 
 
 def _default_bands(band: tuple[float, float], window: int) -> int:
@@ -169,11 +169,12 @@ def _default_bands(band: tuple[float, float], window: int) -> int:
 
 def _check_sizes(frame_size: int, window: int, num_mels: int) -> None:
     check_count("window", window, most=MOST_SAMPLES)
-    check_count("frame_size", frame_size)
     check_count("num_mels", num_mels, most=MOST_MELS)
     most = window // 2
     if frame_size > max(1, most):
         raise SpecError(f"frame_size is {frame_size}; expected at most {most}, half of the window. Set a larger window")
+    if window > MOST_OVERLAP * frame_size:
+        raise SpecError(f"window is {window}; expected at most {MOST_OVERLAP * frame_size}, {MOST_OVERLAP} frames. Set a smaller window")
     if num_mels > most:
         raise SpecError(f"num_mels is {num_mels}; expected at most {most}, half of the window. Set a larger window")
 

@@ -1,6 +1,7 @@
 """`soundomni evaluate --reference`: what it prints about clips of a folder, by a shipped model, and what it refuses."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +119,16 @@ def test_unreadable_clips_of_the_reference_change_the_exit_status(folder: Path, 
     ]
 
 
-def test_a_wrong_reference_is_refused_in_one_line(folder: Path, tiny_model: Path, fails: Any) -> None:
+def test_a_wrong_reference_is_refused_in_one_line(
+    folder: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Any
+) -> None:
     command = ("evaluate", "--model", tiny_model, "--dataset", slot(folder, "held-out/*"))
-    assert "the reference is the dataset that is measured" in fails(*command, "--reference", slot(folder, "held-out/*"))
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(folder)
+    same = slot(folder, "held-out/*")
+    spelled = [str(folder), ".", "./", f"{folder}/train/..", str(tmp_path / "link"), os.path.relpath(folder)]
+    for one in (same, *(same.replace(str(folder), other) for other in spelled), same.replace("audio-folder", "soundomni:audio-folder")):
+        assert "the reference is the dataset that is measured" in fails(*command, "--reference", one)
     assert "Did you mean 'audio-folder'" in fails(*command, "--reference", "audio-foldr")
     assert f"'{folder / 'none'}'" in fails(*command, "--reference", slot(folder / "none"))
     assert "Add generate, or leave the reference out" in fails(*command, "--reference", slot(folder), "--tasks", "describe")

@@ -63,7 +63,7 @@ def test_clips_keep_their_lines_if_a_process_fails(tmp_path: Path) -> None:
 
 
 STOPPING = """
-import contextlib, io, os, signal, sys
+import contextlib, io, os, pathlib, signal, sys
 from soundomni.cli import generate
 from soundomni.cli.main import main
 
@@ -86,6 +86,8 @@ with contextlib.redirect_stderr(errors):
 if mine and how == "terminated":
     sys.exit(0 if status == 130 else 20 + status)
 assert mine or told in errors.getvalue(), errors.getvalue()
+threads = [name.read_text() for name in pathlib.Path("/proc/self/task").glob("*/comm")]
+assert not any("gloo" in name for name in threads), threads
 sys.exit(0 if status == (1 if mine else 2) else 10 + status)
 """
 

@@ -88,7 +88,7 @@ def test_generate_makes_clips_of_the_trained_length_unless_told_otherwise(
     assert seconds() == 0.25 and seconds("--seconds", 0.4) == 0.4
     assert seconds(model=tiny_model) == 1.0, "a model of clips of many lengths"
     grid = tmp_path / "grid.yaml"
-    for text, expected in (("", 0.25), ("seconds: 0.3\n", 0.3)):
+    for text, expected in (("", 0.25), ("seconds: 0.3\n", 0.3), ("seconds: null\n", 0.25)):
         grid.write_text(f"prompt: [kick]\n{text}")
         made = result("generate", "--model", trained, "--grid", grid, "--no-pictures", "--out", tmp_path / "grid")
         assert [clip["seconds"] for clip in made["clips"]] == [expected]

@@ -267,6 +267,8 @@ def test_the_model_in_three_lines_of_python(tiny_model: Path, tmp_path: Path) ->
         (["--prompt", "x", "--batch", "0"], "--batch is 0; expected at least 1"),
         (["--prompt", "x", "--sampler=hun"], "Did you mean 'heun'"),
         (["--prompt", "x", "--secnds", "1"], "Did you mean '--seconds'"),
+        (["--prompt", "x", "--speech", "a.wav", "--model"], "--model needs a value"),
+        (["--model", "--speech", "a.wav"], "--model needs a value"),
         (
             ["--prompt", "x", "--given", f"a={__file__}", "--given", f"a={__file__}"],
             "--given names 'a' twice. Give one file for each modality",
@@ -286,7 +288,8 @@ WRONG_GRIDS = {
     "prompt: [1]": "prompt is 1; expected text",
     "prompt: a\nstep: 3": "unknown key 'step'. Did you mean 'steps'",
     "prompt: a\nseed: true": "seed is True; expected a whole number",
-    "prompt: a\nseconds: null": "seconds is None; expected a number",
+    "prompt: a\nseed: null": "seed is null; expected a whole number",
+    "prompt: null": "prompt is null; expected text",
     "- a": "is a list; expected a mapping with the key prompt",
     "a": "is a single value; expected a mapping with the key prompt",
     "prompt: [a": "not valid YAML",

@@ -64,9 +64,11 @@ def test_a_span_before_the_onset_is_refused_in_one_line() -> None:
     with pytest.raises(SpecError) as error:
         PREPARING.generate("one", seconds=0.3, known=Kept(RAW, [(0.0, 0.05)]))
     assert str(error.value).startswith("the span to keep is (0.0, 0.05), but the model takes this clip from 0.09")
-    for wrong in [(-0.1, 0.2), (0.2, 0.1), (0.2, 9.0)]:
-        with pytest.raises(SpecError, match=r"expected \(from, to\)"):
+    nan, inf = float("nan"), float("inf")
+    for wrong in [(-0.1, 0.2), (0.2, 0.1), (0.2, 9.0), (0.2, inf), (nan, 0.2), (0.2, nan), (-inf, 0.2), (0.2, 0.2)]:
+        with pytest.raises(SpecError) as error:
             PREPARING.generate("one", seconds=0.3, known=Kept(RAW, [wrong]))
+        assert str(error.value).startswith(f"the span to keep is {wrong}; expected (from, to) with ")
 
 
 def test_a_random_place_takes_the_start_and_moves_nothing_that_is_kept() -> None:

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundomni.core.interfaces import Skip
-from soundomni.core.spec.schema import DataSpec
+from soundomni.core.interfaces import FeatureSpec, Skip
+from soundomni.core.spec.schema import ClipSpec, DataSpec
 from soundomni.data.audio_folder import AudioFolder
 from soundomni.data.loader import PackedLoader
 from soundomni.data.mixture import Mixture, Source
+from soundomni.data.prepared import Prepared
 from soundomni.data.rates import MEASURED_CLIPS, describe_rates
 from soundomni.data.usage import LOOKED_AT, MOST_ITEMS, survey
 
@@ -43,6 +44,15 @@ def test_clips_are_summed_by_reason_and_the_cure_is_told(ramps, make_writer):
     assert "raise max_seconds of its dataset" in told[1] and "shorter ones" in told[1] and len(told) == 2
     told = lines(mix(data, {"describe": 1.0, "generate": 2.0}, max_seconds=3.0), make_writer())
     assert told[0].startswith("data 'mine': 5 of 9 clips are used; ") and told[0].endswith("; used in part: 2 longer than 3 s for describe")
+
+
+@pytest.mark.parametrize("seconds", [6.25, 40.0])
+@pytest.mark.parametrize("limit", [None, 5.0])
+def test_clips_that_their_own_length_makes_too_long_name_that_length_as_the_cure(ramps, make_writer, seconds, limit):
+    """The files may be short, and another max_seconds would be refused."""
+    writer = make_writer(encoder=FeatureSpec(sample_rate=4000, feature_dim=8, max_seconds=limit))
+    told = lines(mix(Prepared(ramps(lengths=[8000]), ClipSpec(seconds=seconds)), {"describe": 1.0, "generate": 1.0}), writer)
+    assert "clips.seconds" in " ".join(told[1:]) and not any("max_seconds of" in line or "the file" in line for line in told), told
 
 
 @pytest.mark.parametrize(

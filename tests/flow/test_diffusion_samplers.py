@@ -208,12 +208,26 @@ def test_a_brownian_path_does_not_depend_on_padding_or_on_others(sampler):
     ("given", "expected"),
     [
         ({"noise": "brownan"}, "noise is 'brownan'; expected independent or brownian. Did you mean 'brownian'?"),
-        ({"noise": "brownian", "eta": 5.0}, "eta is 5.0; expected at most 4 with brownian noise. Set noise to independent, or lower eta"),
+        *[
+            ({"noise": "brownian", "eta": eta}, f"eta is {eta:g}; expected 0, or from 0.001 to 4, with brownian noise. Set noise to .*")
+            for eta in (5.0, 1e-4, 1e-20, 5e-324)
+        ],
     ],
 )
 def test_noise_that_cannot_be_is_refused(sampler, given, expected):
     with pytest.raises(SpecError, match=f"^{expected.replace('?', '[?]')}$"):
         sampler(**given)
+
+
+@pytest.mark.parametrize("sampler", SDE)
+@pytest.mark.parametrize("eta", [0.0, 1e-3, 4.0])
+@pytest.mark.parametrize("begin", [1.0, 1e-6, 1e-100])
+def test_brownian_noise_is_finite_wherever_steps_lie(sampler, eta, begin):
+    for schedule in (EVEN, NoiseSchedule(spacing="exponential", sigma_min=1e-30, sigma_max=1e30)):
+        for steps in (1, 2, 40):
+            chosen = sampler(num_steps=steps, schedule=schedule, eta=eta, noise="brownian")
+            made = chosen.sample(velocity, Representation.of_latents(noise()), generators=generators(), begin=begin).values
+            assert made.isfinite().all()
 
 
 def test_a_brownian_path_at_minus_infinity_and_again_elsewhere():

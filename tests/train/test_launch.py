@@ -109,3 +109,22 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     line = json.loads(done.stdout)
     assert line.startswith("the processes cannot meet at MASTER_ADDR and MASTER_PORT, 127.0.0.1:") and "\n" not in line
+
+
+def test_a_closed_group_has_no_threads_left_although_its_mesh_is_still_there() -> None:
+    """Caches of DTensor keep the mesh. A thread that runs on as the interpreter ends can abort the process."""
+    code = (
+        "import os, pathlib, socket\n"
+        "with socket.create_server(('127.0.0.1', 0)) as probe: port = str(probe.getsockname()[1])\n"
+        f"os.environ.update({WHOLE!r} | {{'WORLD_SIZE': '1', 'MASTER_PORT': port, 'CUDA_VISIBLE_DEVICES': ''}})\n"
+        "from soundomni.core.spec.schema import ParallelSpec\n"
+        "from soundomni.train.parallel import open_world\n"
+        "def threads(): return [name.read_text() for name in pathlib.Path('/proc/self/task').glob('*/comm')]\n"
+        "with open_world(ParallelSpec()) as world:\n"
+        "    world.gather(1)\n"
+        "    running = threads()\n"
+        "assert world.mesh is not None and (not running or any('gloo' in name for name in running)), running\n"
+        "assert not any('gloo' in name for name in threads()), threads()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -33,6 +33,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "dac": {"sample_rate": 8000, "strides": [2, 4]},
     "encodec": {"sample_rate": 8000, "strides": [2, 4]},
     "mimi": {"sample_rate": 8000, "strides": [2, 4]},
+    "mel-magnitude": {"sample_rate": 8000, "channels": 1, "frame_size": 80, "window": 256, "num_mels": 4, "floor": 1e-6, "rounds": 2},
     "mel-codes": {"num_codebooks": 2, "codebook_size": 4, "sample_rate": 8000, "channels": 1},
     "harmonic-codes": {"num_codebooks": 2, "codebook_size": 4},
 }

@@ -63,7 +63,7 @@ def test_a_level_is_the_formula(changes: dict[str, Any]) -> None:
 @given(num_mels=st.integers(1, 100), window=st.integers(2, 600), rate=st.integers(1000, 48000))
 def test_every_band_has_bins(num_mels: int, window: int, rate: int) -> None:
     num_mels = min(num_mels, window // 2)
-    bands = MelMagnitudeCodec(sample_rate=rate, frame_size=1, window=window, num_mels=num_mels).synthesis.bands
+    bands = MelMagnitudeCodec(sample_rate=rate, frame_size=window // 2, window=window, num_mels=num_mels).synthesis.bands
     np.testing.assert_allclose(bands.sum(1), np.ones(num_mels), atol=1e-12)
 
 
@@ -238,6 +238,8 @@ def test_more_levels_of_codes_are_nearer_to_the_bands() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"frame_size": 10**9}, "frame_size is 1000000000; expected at most 32,768"),
+        ({"frame_size": 1, "window": 2**16}, "window is 65536; expected at most 64, 64 frames. Set a smaller window"),
         ({"frame_size": 129}, "frame_size is 129; expected at most 128, half of the window. Set a larger window"),
         ({"frame_size": 0}, "frame_size is 0; expected at least 1"),
         ({"num_mels": 129}, "num_mels is 129; expected at most 128, half of the window. Set a larger window"),
@@ -246,7 +248,7 @@ def test_more_levels_of_codes_are_nearer_to_the_bands() -> None:
         ({"num_mels": 0}, "num_mels is 0; expected at least 1"),
         ({"window": 2**17}, "window is 131072; expected at most 65,536"),
         ({"rounds": 0}, "rounds is 0; expected at least 1"),
-        ({"floor": 0.0}, "floor is 0.0; expected a power above 0"),
+        *[({"floor": bad}, "floor is .*; expected a power above 0 and below 1") for bad in (0.0, -1.0, float("nan"), 1.0, 1e308, 10**400)],
         (
             {"frequencies": (300.0, 5000.0)},
             "frequencies is .300.0, 5000.0.; expected the lowest and the highest one, from 0 to 4000 Hz",

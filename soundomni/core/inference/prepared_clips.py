@@ -37,14 +37,20 @@ def prepared_kept(kept: Kept, clips: ClipSpec) -> Kept:
         part = Part(0, waveform.shape[1], False)
     level = gain(shape(waveform[:, part.first : part.end], rate, clips, is_cut=part.is_cut), rate, clips)
     clip = Audio.unchecked(waveform[:, part.first :] * np.float32(level), rate)
-    return Kept(clip, [_moved(span, part.first / rate) for span in kept.spans] if part.first else kept.spans)
+    seconds = (waveform.shape[1] + 0.5) / rate  # a span is rounded to samples
+    return Kept(clip, [_moved(span, part.first / rate, seconds) for span in kept.spans] if part.first else kept.spans)
 
 
-def _moved(span: tuple[float, float], begin: float) -> tuple[float, float]:
-    """Return a span in a clip from `begin` on. Raise SpecError if it lies before that."""
+def _moved(span: tuple[float, float], begin: float, seconds: float) -> tuple[float, float]:
+    """Return a span in the rest of a clip of `seconds` from `begin` on. Raise SpecError if the span lies before that.
+
+    One that is not in the clip stays as it is, so that it is refused with its own numbers.
+    """
     start, end = span
-    if 0 <= start < end <= begin:
+    if not 0 <= start < end <= seconds:
+        return span
+    if end <= begin:
         raise SpecError(
             f"the span to keep is ({start}, {end}), but the model takes this clip from {begin:.3g} s on (model.clips). Keep a later part"
         )
-    return (start if start < 0 else max(0.0, start - begin)), end - begin  # a wrong span stays wrong
+    return max(0.0, start - begin), end - begin
