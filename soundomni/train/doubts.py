@@ -156,7 +156,7 @@ def _validation(train: TrainSpec, data: DataSpec | None, model: UnifiedModel) ->
             "train.validation.prompts, or set train.validation to null"
         )
     frame = max((one.codec.spec.downsampling_ratio / one.sample_rate for one in model.all_made), default=0.0)
-    if validation.prompts and validation.seconds < frame:
+    if validation.prompts and validation.seconds is not None and validation.seconds < frame:
         yield _shorter("train.validation.seconds", validation.seconds, frame)
 
 

@@ -11,7 +11,7 @@ from soundomni.core.errors import ConstructionError, SpecError, shown
 from soundomni.core.inference.guidance import check_guidance
 from soundomni.core.interfaces import Sampler
 from soundomni.core.limits import MOST_VOCABULARY, check_count, check_scale
-from soundomni.core.spec.clips import check_clips
+from soundomni.core.spec.clips import check_clips, clips_of, validation_seconds
 from soundomni.core.spec.ranges import check_loss_starts, check_loss_weights, check_train
 from soundomni.core.spec.registry import build
 from soundomni.core.spec.schema import CodecSpec, DataSpec, Spec, TrainSpec
@@ -140,11 +140,12 @@ def _check_validation(model: UnifiedModel, spec: Spec) -> None:
     if validation.every and any(validation.prompts) and not spec.of_model.takes_text:
         told = f"train.validation.prompts is {shown(validation.prompts)}, but the model takes no text"
         raise SpecError(f"{told}; expected empty texts, such as ['']")
+    seconds = validation_seconds(spec.train, clips_of(spec))
     for modality in model.all_made if validation.every and validation.prompts else ():
         try:
-            modality.check_frames(modality.codec.spec.num_frames(max(1, round(validation.seconds * modality.sample_rate))))
+            modality.check_frames(modality.codec.spec.num_frames(max(1, round(seconds * modality.sample_rate))))
         except SpecError as error:
-            raise SpecError(f"train.validation.seconds is {validation.seconds:g}: {error}") from error
+            raise SpecError(f"train.validation.seconds is {seconds:g}: {error}") from error
 
 
 def build_without_memory(spec: Spec, *, trust_class_paths: bool) -> UnifiedModel | None:

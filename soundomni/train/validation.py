@@ -24,6 +24,7 @@ from soundomni.core.errors import SoundOmniError, UnreadableAudioError, printabl
 from soundomni.core.files.paths import slug
 from soundomni.core.files.whole_files import write_whole
 from soundomni.core.pretrained.omni import SoundOmni
+from soundomni.core.spec.clips import validation_seconds
 from soundomni.core.spec.schema import TrainSpec
 from soundomni.core.waveform import Audio, fit_length, match_channels, resample
 from soundomni.data.audio import write_wav
@@ -169,7 +170,7 @@ def make_and_describe(omni: SoundOmni, train: TrainSpec, clips: Sequence[KnownCl
 
 def _generate(omni: SoundOmni, train: TrainSpec, of: str, suffix: str) -> Made:
     prompts = train.validating.prompts
-    made = omni.generate(prompts, seconds=train.validating.seconds, seeds=train.seed, of=of)
+    made = omni.generate(prompts, seconds=validation_seconds(train, omni.clips), seeds=train.seed, of=of)
     stems = [f"{i:02d}-" + slug(prompt, default="empty") + suffix for i, prompt in enumerate(prompts)]
     lines = [{"file": f"{stem}.wav", "prompt": prompt} for stem, prompt in zip(stems, prompts, strict=True)]
     return Made(dict(zip(stems, made, strict=True)), {PROMPTS_FILE: lines})

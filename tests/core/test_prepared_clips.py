@@ -90,3 +90,16 @@ def test_a_model_directory_keeps_what_the_datasets_agreed_on(tmp_path: Path) -> 
     assert SoundOmni.from_pretrained(path, overrides={"model.clips.peak": 0.5}).clips == replace(CLIPS, peak=0.5)
     with pytest.raises(SpecError, match=r"model\.clips\.peak is 2; expected above 0 and at most 1"):
         SoundOmni.from_pretrained(path, overrides={"model.clips.peak": 2})
+
+
+def test_clips_without_a_length_get_that_of_training() -> None:
+    for asked in ("one", ["one", "two"]):
+        lengths = [clip.waveform.shape[1] for clip in PREPARING.generate(asked, num_steps=1)]
+        assert lengths == [200] * len(lengths)
+        assert [len(clip.values[0, 0]) for clip in PREPARING.make(asked, num_steps=1)] == [
+            len(clip.values[0, 0]) for clip in PREPARING.make(asked, seconds=0.2, num_steps=1)
+        ]
+    for model in (PLAIN, omni(ClipSpec(peak=0.9))):
+        with pytest.raises(SpecError) as error:
+            model.generate("one", num_steps=1)
+        assert str(error.value).startswith("seconds is missing, and the model was not trained on clips of one length.")

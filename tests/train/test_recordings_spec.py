@@ -43,7 +43,7 @@ def test_it_trains_where_my_sounds_is_and_the_model_keeps_how_clips_are_prepared
     assert load_spec(["model/spec.yaml"]).model.clips == ClipSpec(cut="onset", seconds=1.0, peak=0.9)  # type: ignore[union-attr]
     assert main(["generate", "--model", "model", "--prompt", "a snare", "--no-pictures", "--out", "made"]) == 0
     (made,) = Path("made").glob("*.wav")
-    assert (soundfile.info(made).samplerate, soundfile.info(made).frames) == (16000, 16000)
+    assert (soundfile.info(made).samplerate, soundfile.info(made).frames) == (24000, 24000)
     capsys.readouterr()
     assert main(["describe", "--model", "model", "my-sounds/0.wav"]) == 0
     assert "clips are prepared as in training: from the onset, 1 s long, peak 0.9" in capsys.readouterr().err
@@ -58,3 +58,13 @@ def test_a_layer_over_it_only_says_what_differs(recordings: Path, tmp_path: Path
     assert main(["train", "--config", "recordings", "--config", "mine.yaml", *SMALL]) == 0
     told = capsys.readouterr().err
     assert "data 'mine': 6 of 6 clips are used\n" in told and "from the onset, 0.25 s long, loudness -23 LUFS; of 6, 6 are longer" in told
+
+
+def test_samples_during_training_are_as_long_as_the_clips(recordings: Path) -> None:
+    sampled = ["--train.validation.every=2", "--train.validation.prompts=[a snare]", "--train.validation.num_describe=0"]
+    for given, frames in (([], 6000), (["--train.validation.seconds=0.5"], 12000)):
+        name = f"runs/{frames}"
+        length = ["--data.datasets.mine.clips.seconds=0.25", f"--train.run_dir={name}"]
+        assert main(["train", "--config", "recordings", *SMALL, *sampled, *length, *given]) == 0
+        (made,) = Path(name, "samples").rglob("*.wav")
+        assert soundfile.info(made).frames == frames

@@ -23,6 +23,7 @@ from soundomni.core.inference.given_clips import Given
 from soundomni.core.inference.making import Asked
 from soundomni.core.limits import DEFAULT_STRENGTH, check_count, check_seconds, check_seed, check_strength
 from soundomni.core.representation import Representation
+from soundomni.core.spec.schema import ClipSpec
 from soundomni.core.waveform import Audio
 
 T = TypeVar("T")
@@ -209,6 +210,15 @@ def _rows(clips: Representation) -> list[Representation]:
     frames = clips.frame_counts
     rows = [slice(i, i + 1) for i in range(len(frames))]
     return [Representation(clips.values[row], clips.lengths[row], clips.spec, frames[row]) for row in rows]
+
+
+def as_trained_length(seconds: Any, clips: ClipSpec | None) -> Any:
+    """Return `seconds`, or, if it is None, the length of all clips that a model was trained on. Raise SpecError if they had several."""
+    if seconds is not None:
+        return seconds
+    if clips is None or clips.seconds is None:
+        raise SpecError("seconds is missing, and the model was not trained on clips of one length. Give the length of the clips to make")
+    return clips.seconds
 
 
 def as_asked(prompts: Any, *, seconds: Any, seeds: Any, known: Any = None, vary: Any = None, given: Any = None) -> list[Asked]:

@@ -25,6 +25,7 @@ from soundomni.core.inference.inputs import (
     as_optional_text,
     as_overrides,
     as_texts,
+    as_trained_length,
     check_prompts,
 )
 from soundomni.core.inference.making import Asked, Maker
@@ -168,7 +169,7 @@ class Chain:
         self,
         prompts: Iterable[str] | str,
         *,
-        seconds: float | Iterable[float],
+        seconds: float | Iterable[float] | None = None,
         num_steps: int | None = None,
         guidance_scale: float | Mapping[str, float] | None = None,
         negative_prompt: str | None = None,
@@ -182,7 +183,8 @@ class Chain:
 
         Args:
             prompts: what to make; empty texts for a chain whose first stage takes none.
-            seconds: length of each clip, or one for all of them: the most if a stage says where a clip ends.
+            seconds: length of each clip, or one for all of them: the most if a stage says where a clip ends. None stands for the length of
+                all clips that the stages were trained on, if `clips` gave them one.
             num_steps: steps of each stage that has a number of steps; None for those of the specs.
             guidance_scale: scale of all stages, or of some by name; None for those of the specs.
             negative_prompt: what the stages that take a text and are guided steer away from.
@@ -210,7 +212,7 @@ class Chain:
         self,
         prompts: Iterable[str] | str,
         *,
-        seconds: float | Iterable[float],
+        seconds: float | Iterable[float] | None = None,
         num_steps: int | None = None,
         guidance_scale: float | Mapping[str, float] | None = None,
         negative_prompt: str | None = None,
@@ -252,7 +254,7 @@ class Chain:
 
     def _asked(self, prompts: object, *, seconds: object, seeds: object, known: object) -> list[Asked]:
         """Return the clips that are asked for. Raise SpecError for a text that the first stage does not take."""
-        asked = prepared_asked(as_asked(prompts, seconds=seconds, seeds=seeds, known=known), self.clips)
+        asked = prepared_asked(as_asked(prompts, seconds=as_trained_length(seconds, self.clips), seeds=seeds, known=known), self.clips)
         self.check_prompts([one.prompt for one in asked])
         return asked
 

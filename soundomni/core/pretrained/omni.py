@@ -43,6 +43,7 @@ from soundomni.core.inference.inputs import (
     as_strength,
     as_text,
     as_texts,
+    as_trained_length,
     as_whole,
     check_prompts,
 )
@@ -294,7 +295,7 @@ class SoundOmni:
         self,
         prompts: Iterable[str] | str,
         *,
-        seconds: float | Iterable[float],
+        seconds: float | Iterable[float] | None = None,
         num_steps: int | None = None,
         guidance_scale: float | None = None,
         negative_prompt: str | None = None,
@@ -313,7 +314,8 @@ class SoundOmni:
         Args:
             prompts: what to make; a single text makes one clip. An empty text is left out, as `data.condition_dropout` leaves texts out.
                 A model whose prompt has no text only takes empty ones.
-            seconds: length of each clip, or one for all of them.
+            seconds: length of each clip, or one for all of them. None stands for the length of all clips that the model was trained on,
+                if `clips` gave them one.
             num_steps, guidance_scale: settings of the sampler and of guidance; None for the spec's.
             negative_prompt: what to steer away from; without it, guidance steers away from what the model makes without
                 a prompt.
@@ -344,17 +346,18 @@ class SoundOmni:
         """
         maker = self.maker(of, num_steps=num_steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt, draft=draft)
         maker.modality.check_decodes()
-        asked = prepared_asked(as_asked(prompts, seconds=seconds, seeds=seeds, known=known, vary=vary, given=given), self.clips)
+        lengths = as_trained_length(seconds, self.clips)
+        asked = prepared_asked(as_asked(prompts, seconds=lengths, seeds=seeds, known=known, vary=vary, given=given), self.clips)
         self.check_prompts([one.prompt for one in asked])
         size, share = as_count("batch_size", batch_size), as_strength(strength, varied=vary is not None)
         batches = maker.batches(asked, size=size, strength=share, on_step=as_callback("on_step", on_step))
-        return [clip for made, lengths in batches for clip in maker.decoded(made, lengths)]
+        return [clip for made, sizes in batches for clip in maker.decoded(made, sizes)]
 
     def make(
         self,
         prompts: Iterable[str] | str,
         *,
-        seconds: float | Iterable[float],
+        seconds: float | Iterable[float] | None = None,
         num_steps: int | None = None,
         guidance_scale: float | None = None,
         negative_prompt: str | None = None,
@@ -375,11 +378,12 @@ class SoundOmni:
         are those of `generate`.
         """
         maker = self.maker(of, num_steps=num_steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt, draft=draft)
-        asked = prepared_asked(as_asked(prompts, seconds=seconds, seeds=seeds, known=known, vary=vary, given=given), self.clips)
+        lengths = as_trained_length(seconds, self.clips)
+        asked = prepared_asked(as_asked(prompts, seconds=lengths, seeds=seeds, known=known, vary=vary, given=given), self.clips)
         self.check_prompts([one.prompt for one in asked])
         size, share = as_count("batch_size", batch_size), as_strength(strength, varied=vary is not None)
         made = maker.batches(asked, size=size, strength=share, on_step=as_callback("on_step", on_step))
-        return [clip for batch, lengths in made for clip in maker.clips(batch, lengths)]
+        return [clip for batch, sizes in made for clip in maker.clips(batch, sizes)]
 
     def maker(
         self,

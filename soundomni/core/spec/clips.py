@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from soundomni.core.errors import SpecError
 from soundomni.core.limits import LONGEST_SECONDS
-from soundomni.core.spec.schema import ClipSpec, Spec
+from soundomni.core.spec.schema import ClipSpec, Spec, TrainSpec
 
 _RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
     ("seconds", f"at least 0.01 and at most {LONGEST_SECONDS:,.0f}", lambda x: 0.01 <= x <= LONGEST_SECONDS),
@@ -49,6 +49,15 @@ def clips_of(spec: Spec) -> ClipSpec | None:
         return used(spec.model.clips)
     found = set(dataset_clips(spec).values())
     return found.pop() if len(found) == 1 else None
+
+
+def validation_seconds(train: TrainSpec, clips: ClipSpec | None) -> float:
+    """Return the length of the clips that a run generates while it trains: `train.validation.seconds`, or else that of all clips that
+    the model is trained on, or else 1 s."""
+    given = train.validating.seconds
+    if given is not None:
+        return given
+    return 1.0 if clips is None or clips.seconds is None else clips.seconds
 
 
 def dataset_clips(spec: Spec) -> dict[str, ClipSpec | None]:

@@ -36,7 +36,7 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     ("finite and at least 0", lambda x: 0 <= x < math.inf, ("optimizer.lr", "optimizer.weight_decay", "schedule.min_lr")),
     ("finite and above 0", lambda x: 0 < x < math.inf, ("optimizer.eps", "schedule.gamma", "schedule.power")),
     ("at least 0 and below 1", lambda x: 0 <= x < 1, ("schedule.warmup_decay",)),
-    (f"above 0 and at most {LONGEST_SECONDS:,.0f}", lambda x: 0 < x <= LONGEST_SECONDS, ("validation.seconds",)),
+    (f"above 0 and at most {LONGEST_SECONDS:,.0f}, or null", lambda x: 0 < x <= LONGEST_SECONDS, ("validation.seconds",)),
     (f"from 0 to {LARGEST_SEED}", lambda x: 0 <= x <= LARGEST_SEED, ("seed",)),
 )
 """(expected values, whether a number is one, keys below `train`). Comparisons with nan are False, so nan is refused."""

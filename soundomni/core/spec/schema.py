@@ -525,7 +525,8 @@ class ValidationSpec:
         better: whether a "lower" or a "higher" number is better.
         patience: validations in a row that are not better than the best one before the run ends early; 0 for never.
         prompts: texts to generate from.
-        seconds: length of each generated clip.
+        seconds: length of each generated clip; null for the length of the clips that the model is trained on if `clips` gives them all
+            the same, otherwise 1 s.
         num_describe: number of clips of the data to describe.
     """
 
@@ -536,7 +537,7 @@ class ValidationSpec:
     better: Literal["lower", "higher"] = "lower"
     patience: int = switched_off("it to 0", 0)
     prompts: list[str] = field(default_factory=list)
-    seconds: float = 1.0
+    seconds: float | None = None
     num_describe: int = switched_off("it to 0", 2)
 
 
