@@ -404,12 +404,13 @@ class UnifiedModel(nn.Module):
     def plan(self, table: SegmentTable, cache: KVCache | None = None) -> Layout:
         """Lay out the tokens of a table and plan exact attention among them; a cache means inference."""
         stored = self.stored(table, inference=cache is not None)
-        plan = plan_attention(table, stored, device=self.device, executor=self.executor, dtype=self._computing_dtype())
+        dtype, head_dim = self._computing_dtype(), self.backbone.head_dim
+        plan = plan_attention(table, stored, device=self.device, executor=self.executor, dtype=dtype, head_dim=head_dim)
         return self.layout(stored, plan, cache)
 
     def seen(self, conditions: Conditions, stored: StoredOrder, spans: Sequence[tuple[int, int]]) -> SeenConditions:
         """Return the conditions that the tokens [first, end) of clips see; see `Conditions.seen`."""
-        return conditions.seen(stored, spans, dtype=self._computing_dtype())
+        return conditions.seen(stored, spans, dtype=self._computing_dtype(), head_dim=self.backbone.head_dim)
 
     def _computing_dtype(self) -> torch.dtype:
         """Return the dtype of queries: that of autocast, or of the parameters."""

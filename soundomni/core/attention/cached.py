@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from soundomni.core.attention.fused import fused_attention
 from soundomni.core.attention.places import token_places
 from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.attention.uncompiled import uncompiled
@@ -18,7 +18,7 @@ from soundomni.core.attention.uncompiled import uncompiled
 
 @uncompiled
 class CachedPlan:
-    """Executor "cached": `scaled_dot_product_attention` on padded rows, with a mask over keys if rows differ."""
+    """Executor "cached": fused attention on padded rows, with a mask over keys if rows differ."""
 
     executor = "cached"
     reason = "new tokens look into a key-value cache"
@@ -67,15 +67,9 @@ class CachedPlan:
         keys, values = self._rows(key), self._rows(value)
         if self._shape[1] == 1:  # query heads that share keys are then like several queries, and no key is repeated for them
             heads = rows.view(self._shape[0], key.shape[1], -1, query.shape[2])
-            tokens = F.scaled_dot_product_attention(heads, keys, values, attn_mask=self._mask).reshape(rows.shape)
+            tokens = fused_attention(heads, keys, values, mask=self._mask).reshape(rows.shape)
         else:
-            out = F.scaled_dot_product_attention(
-                rows.view(*self._shape, *query.shape[1:]).transpose(1, 2),
-                keys,
-                values,
-                attn_mask=self._mask,
-                enable_gqa=query.shape[1] != key.shape[1],
-            )
+            out = fused_attention(rows.view(*self._shape, *query.shape[1:]).transpose(1, 2), keys, values, mask=self._mask)
             tokens = out.transpose(1, 2).flatten(0, 1)
         if self._is_ordered:
             return tokens

@@ -111,13 +111,16 @@ class Conditions:
     by_name: Mapping[str, Tensor]
     kept: Kept | None = None
 
-    def seen(self, stored: StoredOrder, spans: Sequence[tuple[int, int]], *, dtype: torch.dtype) -> SeenConditions:
+    def seen(
+        self, stored: StoredOrder, spans: Sequence[tuple[int, int]], *, dtype: torch.dtype, head_dim: int | None = None
+    ) -> SeenConditions:
         """Return the conditions as the tokens of a batch see them.
 
         Args:
             stored: stored order of the batch.
             spans: the tokens [first, end) of the first clips of the M, or of all of them.
             dtype: dtype of the queries.
+            head_dim: dimensions of their heads; None leaves their limits to the kernels.
         """
         places, device = token_places(stored), self.tokens.device
         attention: dict[int, AttentionPlan] = {}
@@ -137,7 +140,7 @@ class Conditions:
                 found.append((clip + 1, int(query[0])))
                 if len(self.keys[clip]):
                     rectangles.append(Rectangle(query, self.keys[clip]))
-            attention[stream] = plan_cross(rectangles, device=device, dtype=dtype)
+            attention[stream] = plan_cross(rectangles, device=device, dtype=dtype, head_dim=head_dim)
             clips[stream] = torch.from_numpy(own).to(device)
             rows[stream], begins[stream] = torch.tensor(found, dtype=torch.int64).reshape(-1, 2).to(device).unbind(1)
             begin += length

@@ -27,6 +27,8 @@ from soundomni.core.sequence import Attend, PositionRule, Role, SegmentTable
 
 MaskedAttention = Callable[[Tensor, Tensor, Tensor, Sequence[Tensor], Sequence[Tensor]], Tensor]
 
+LEAST_HEAD_DIM = 16
+"""The fewest head dimensions that Triton multiplies."""
 RECOMPILE_LIMIT = 64
 """Largest number of kernels per process: lengths x head shapes x dtypes x with or without gradients x threads.
 
@@ -34,12 +36,17 @@ Beyond it, flex raises.
 """
 
 
-def obstacle(device: torch.device) -> str | None:
-    """Return why flex cannot run on `device` in the current gradient mode, or None if it can."""
+def obstacle(device: torch.device, head_dim: int | None = None) -> str | None:
+    """Return why flex cannot run on `device` in the current gradient mode, or None if it can.
+
+    `head_dim` is d; None leaves it to the compiler.
+    """
     if device.type not in ("cpu", "cuda"):
         return f"flex attention needs a CPU or CUDA device, and the batch is on '{device.type}'"
     if device.type == "cpu" and torch.is_grad_enabled():
         return "flex attention has no backward pass on the CPU; use 'merged', or torch.no_grad()"
+    if device.type == "cuda" and head_dim is not None and head_dim < LEAST_HEAD_DIM:
+        return f"flex attention takes heads of at least {LEAST_HEAD_DIM} dimensions, not {head_dim}"
     return None
 
 

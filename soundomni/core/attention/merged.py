@@ -76,8 +76,8 @@ class Group:
         return out.transpose(1, 2).flatten(0, 1), lse.transpose(1, 2).flatten(0, 1)
 
 
-def group_rectangles(rectangles: Sequence[Rectangle], device: torch.device) -> list[Group]:
-    """Sort rectangles of similar size into groups, the largest first."""
+def share_calls(rectangles: Sequence[Rectangle]) -> list[list[Rectangle]]:
+    """Sort rectangles into groups of similar size, all causal or none, the largest first."""
     groups: list[list[Rectangle]] = []
     longest = area = 0
     for rectangle in sorted(rectangles, key=lambda r: (r.causal, len(r.key), len(r.query)), reverse=True):
@@ -91,10 +91,11 @@ def group_rectangles(rectangles: Sequence[Rectangle], device: torch.device) -> l
                 continue
         groups.append([rectangle])
         longest, area = len(rectangle.query), size
-    return [_build(members, device) for members in groups]
+    return groups
 
 
-def _build(members: Sequence[Rectangle], device: torch.device) -> Group:
+def build_group(members: Sequence[Rectangle], device: torch.device) -> Group:
+    """Return rectangles as a group that shares a flash call."""
     query, query_padding = _pad([r.query for r in members])
     key, key_padding = _pad([r.key for r in members])
     causal = members[0].causal
@@ -107,7 +108,7 @@ def _build(members: Sequence[Rectangle], device: torch.device) -> Group:
         key=Rows(key.reshape(-1), device),
         causal=causal,
         padding=torch.from_numpy(np.flatnonzero(query_padding)).to(device) if query_padding.any() else None,
-        mask=mask,
+        mask=None if mask is None else mask.to(device),
     )
 
 
@@ -179,8 +180,9 @@ class MergedPlan:
 
     def __init__(self, rectangles: Rectangles, *, device: torch.device, reason: str) -> None:
         self.reason = reason
-        self._first = group_rectangles(rectangles.first, device)
-        self._second = group_rectangles(rectangles.second, device)
+        self._first, self._second = (
+            [build_group(members, device) for members in share_calls(some)] for some in (rectangles.first, rectangles.second)
+        )
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Map query `[P, h, d]`, key and value `[P', h_kv, d]` of one dtype, h a multiple of h_kv, to `[P, h, d]`."""

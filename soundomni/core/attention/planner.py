@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from soundomni.core.attention import merged, reference, varlen
+from soundomni.core.attention import merged, padded, reference, varlen
 from soundomni.core.attention.places import token_places
 from soundomni.core.attention.plans import AttentionPlan
 from soundomni.core.attention.rectangles import cut_rectangles
@@ -15,7 +15,7 @@ from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.sequence import SegmentTable
 
-EXECUTORS = ("auto", "merged", "varlen", "flex", "reference")
+EXECUTORS = ("auto", "merged", "varlen", "flex", "padded", "reference")
 
 
 def plan_attention(
@@ -25,6 +25,7 @@ def plan_attention(
     device: torch.device,
     executor: str = "auto",
     dtype: torch.dtype = torch.float32,
+    head_dim: int | None = None,
 ) -> AttentionPlan:
     """Plan exact attention of a packed batch under the rule of `soundomni.core.sequence`.
 
@@ -36,8 +37,10 @@ def plan_attention(
         table: the segments of the batch.
         stored: stored order of its tokens.
         device: device of the queries.
-        executor: one of EXECUTORS. "auto" takes merged on the CPU; on CUDA varlen if its kernels fit, otherwise flex.
+        executor: one of EXECUTORS. "auto" takes merged on the CPU. On CUDA it takes varlen if its kernels fit, otherwise flex, or padded
+            without gradients, for which flex would compile a kernel, and for heads that neither takes.
         dtype: dtype of the queries; the varlen kernels only take float16 and bfloat16.
+        head_dim: d; None leaves its limits to the kernels.
 
     Raises:
         SpecError: the executor is unknown or cannot run here; the message says why.
@@ -45,8 +48,8 @@ def plan_attention(
     if executor not in EXECUTORS:
         known = ", ".join(EXECUTORS)
         raise SpecError(f"unknown attention executor '{executor}'; expected one of {known}.{did_you_mean(executor, EXECUTORS)}")
-    name, reason = _choose(table, device, dtype) if executor == "auto" else (executor, "asked for")
-    obstacle = _obstacle(name, table, device, dtype)
+    name, reason = _choose(table, device, dtype, head_dim) if executor == "auto" else (executor, "asked for")
+    obstacle = _obstacle(name, table, device, dtype, head_dim)
     if obstacle is not None:
         raise SpecError(f"attention executor '{name}' cannot run here: {obstacle}")
     if name == "merged":
@@ -57,27 +60,44 @@ def plan_attention(
         from soundomni.core.attention import flex  # here, because it imports the compiler, which takes as long as the rest of torch
 
         return flex.FlexPlan(table, stored, device=device, reason=reason)
+    if name == "padded":
+        return padded.PaddedPlan(padded.join_rectangles(cut_rectangles(table).at(token_places(stored))), device=device, reason=reason)
     return reference.ReferencePlan(table, stored, device=device, reason=reason)
 
 
-def _choose(table: SegmentTable, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
+def chosen_executor(table: SegmentTable, *, device: torch.device, dtype: torch.dtype, head_dim: int | None = None) -> str:
+    """Return the executor that "auto" chooses in the current gradient mode; the arguments are those of `plan_attention`."""
+    return _choose(table, device, dtype, head_dim)[0]
+
+
+def _choose(table: SegmentTable, device: torch.device, dtype: torch.dtype, head_dim: int | None = None) -> tuple[str, str]:
     """Return the executor that "auto" chooses, and the reason."""
     if device.type == "cpu":
         return "merged", "on the CPU, flash calls per segment are exact and the only ones with a backward pass"
-    hindrance = varlen.obstacle(table, device, dtype)
+    hindrance = varlen.obstacle(table, device, dtype, head_dim)
     if hindrance is None:
         return "varlen", "no causal segment follows a full one, so two varlen calls are exact without merging"
+    if device.type == "cuda":
+        if not torch.is_grad_enabled():
+            return "padded", f"{hindrance}; without gradients, it is not worth compiling a kernel"
+        from soundomni.core.attention import flex
+
+        refusal = flex.obstacle(device, head_dim)
+        if refusal is not None:
+            return "padded", f"{hindrance}; {refusal}"
     return "flex", hindrance
 
 
-def _obstacle(name: str, table: SegmentTable, device: torch.device, dtype: torch.dtype) -> str | None:
+def _obstacle(name: str, table: SegmentTable, device: torch.device, dtype: torch.dtype, head_dim: int | None) -> str | None:
     """Return why the executor cannot run here, or None if it can."""
     if name == "merged":
         return merged.obstacle(device)
     if name == "varlen":
-        return varlen.obstacle(table, device, dtype)
+        return varlen.obstacle(table, device, dtype, head_dim)
     if name == "flex":
         from soundomni.core.attention import flex
 
-        return flex.obstacle(device)
+        return flex.obstacle(device, head_dim)
+    if name == "padded":
+        return None
     return reference.obstacle(table)

@@ -20,8 +20,8 @@ from soundomni.core.sequence import Attend, SegmentTable
 
 @dataclass(frozen=True)
 class Rectangle:
-    """Queries that all see the same keys, or, if causal, the keys up to themselves (query and key are then the same
-    tokens).
+    """Queries that all see the same keys, or, if causal, the keys up to themselves: the queries are then the last keys, and in
+    `Rectangles` all of them.
 
     Args:
         query, key: int64, ascending tokens, or their places in stored tensors; never empty.

@@ -24,14 +24,29 @@ from soundomni.core.attention.uncompiled import uncompiled
 from soundomni.core.sequence import SegmentTable
 
 HALF = (torch.bfloat16, torch.float16)
+HEAD_MULTIPLE, MOST_HEAD_DIM = 8, 256
+"""Head dimensions that flash attention takes: multiples of the one up to the other."""
 
 
-def obstacle(table: SegmentTable, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return why the varlen kernels cannot compute the batch, or None if they can."""
+def kernel_obstacle(device: torch.device, dtype: torch.dtype, head_dim: int | None) -> str | None:
+    """Return why the varlen kernels cannot run, or None if they can.
+
+    `head_dim` is d; None leaves it to the kernels.
+    """
     if device.type != "cuda":
         return f"varlen kernels need a CUDA device, and the batch is on '{device.type}'"
     if dtype not in HALF:
         return f"varlen kernels take bfloat16 or float16, not {str(dtype).removeprefix('torch.')}"
+    if head_dim is not None and (head_dim % HEAD_MULTIPLE or head_dim > MOST_HEAD_DIM):
+        return f"varlen kernels take heads of a multiple of {HEAD_MULTIPLE} up to {MOST_HEAD_DIM} dimensions, not {head_dim}"
+    return None
+
+
+def obstacle(table: SegmentTable, device: torch.device, dtype: torch.dtype, head_dim: int | None = None) -> str | None:
+    """Return why the varlen kernels cannot compute the batch, or None if they can."""
+    hindrance = kernel_obstacle(device, dtype, head_dim)
+    if hindrance is not None:
+        return hindrance
     if not is_single_pass(table):
         return "a causal segment follows a full one in the same document, which needs two calls merged"
     return None

@@ -35,9 +35,10 @@ from soundomni.core.assembly.modality import (
     frame_places,
 )
 from soundomni.core.assembly.model import UnifiedModel
-from soundomni.core.attention import plan_attention, varlen
+from soundomni.core.attention import plan_attention
 from soundomni.core.attention.flex import FlexPlan
 from soundomni.core.attention.layout import Layout
+from soundomni.core.attention.planner import chosen_executor
 from soundomni.core.attention.plans import AttentionPlan
 from soundomni.core.interfaces import Encoder, Query
 from soundomni.core.sequence import Clips, PackedBatch, Role, SegmentTable
@@ -179,10 +180,11 @@ class _Shadow(UnifiedModel):
         stored, kind = self.stored(table), self.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype
         plan: AttentionPlan
-        if kind == "cuda" and varlen.obstacle(table, self.device, dtype) is not None:
+        head_dim = self.backbone.head_dim
+        if chosen_executor(table, device=self.device, dtype=dtype, head_dim=head_dim) == "flex":
             plan = FlexPlan(table, stored, device=self.device, reason="", attention=_flash_like)
         else:
-            plan = plan_attention(table, stored, device=self.device, dtype=dtype)
+            plan = plan_attention(table, stored, device=self.device, dtype=dtype, head_dim=head_dim)
         return self.layout(stored, plan)
 
     def text_loss(self, hidden: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
