@@ -37,6 +37,7 @@ _MOST_SAMPLES = 2**40  # libsndfile announces 2**63 - 1 samples when it cannot t
 _BLOCK = 1 << 16  # values that are decoded at a time
 _BUFFER = 1 << 16  # bytes
 _UNKNOWN_FORMAT = 1  # SF_ERR_UNRECOGNISED_FORMAT
+_SEEKABLE = ("VORBIS",)  # a block depends on the one before it only, from which libsndfile starts; MP3 and Opus remember more
 _SELF_CHECKED = ("HTK",)  # libsndfile only accepts such a file if it is as long as its header says
 
 
@@ -161,7 +162,8 @@ def opened(path: Place, *, look: Look) -> Iterator[Opened]:
             decoder = stack.enter_context(Decoder(View(audio, pieces)))  # libsndfile would trust the suffix of a name
             rate = int(decoder.samplerate)
             _check_rate(rate)
-            exact = contents is not None and contents.frames is not None and not contents.estimated
+            counted = contents is not None and contents.frames is not None and not contents.estimated
+            exact = counted or decoder.subtype in _SEEKABLE
             yield Opened(decoder, _length(decoder, contents), rate, int(decoder.channels), exact)
     except (ContainerError, soundfile.SoundFileError, OSError, MemoryError, OverflowError, ValueError, struct.error) as error:
         raise UnreadableAudioError(f"cannot read '{path}': {_reason(path, error)}") from error
