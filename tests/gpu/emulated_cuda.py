@@ -130,7 +130,7 @@ class EmulatedCuda(TorchDispatchMode):
             patch.dict(defaults, attention=self._flex),
             patch("torch.autocast", _Autocast),
             patch("torch.amp.autocast", _Autocast),
-            patch("soundomni.core.attention.varlen.varlen_attn", self._varlen),
+            patch("torch.nn.attention.varlen.varlen_attn", self._varlen),
             self,
             _Functions(self),
         ):

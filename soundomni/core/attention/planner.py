@@ -37,8 +37,8 @@ def plan_attention(
         table: the segments of the batch.
         stored: stored order of its tokens.
         device: device of the queries.
-        executor: one of EXECUTORS. "auto" takes merged on the CPU. On CUDA it takes varlen if its kernels fit, otherwise flex, or padded
-            without gradients, for which flex would compile a kernel, and for heads that neither takes.
+        executor: one of EXECUTORS. "auto" takes merged on the CPU. Elsewhere, it takes varlen if its kernels fit; otherwise, it takes
+            flex for training if that can run, and else padded, which compiles nothing.
         dtype: dtype of the queries; the varlen kernels only take float16 and bfloat16.
         head_dim: d; None leaves its limits to the kernels.
 
@@ -77,15 +77,12 @@ def _choose(table: SegmentTable, device: torch.device, dtype: torch.dtype, head_
     hindrance = varlen.obstacle(table, device, dtype, head_dim)
     if hindrance is None:
         return "varlen", "no causal segment follows a full one, so two varlen calls are exact without merging"
-    if device.type == "cuda":
-        if not torch.is_grad_enabled():
-            return "padded", f"{hindrance}; without gradients, it is not worth compiling a kernel"
-        from soundomni.core.attention import flex
+    if not torch.is_grad_enabled():
+        return "padded", f"{hindrance}; without gradients, it is not worth compiling a kernel"
+    from soundomni.core.attention import flex
 
-        refusal = flex.obstacle(device, head_dim)
-        if refusal is not None:
-            return "padded", f"{hindrance}; {refusal}"
-    return "flex", hindrance
+    refusal = flex.obstacle(device, head_dim)
+    return ("flex", hindrance) if refusal is None else ("padded", f"{hindrance}; {refusal}")
 
 
 def _obstacle(name: str, table: SegmentTable, device: torch.device, dtype: torch.dtype, head_dim: int | None) -> str | None:
