@@ -79,9 +79,7 @@ def test_hits_are_collected_once_and_split_by_kit(work: Path, capsys: pytest.Cap
     assert "already exists" in capsys.readouterr().err
 
 
-def test_it_trains_is_measured_shown_and_tabulated(
-    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_trains_is_measured_shown_and_tabulated(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(work)
     monkeypatch.syspath_prepend(str(EXAMPLE))
     assert main(["train", "--config", "recordings", "--config", str(EXAMPLE / "drum-hits.yaml"), *TINY]) == 0
