@@ -1,4 +1,4 @@
-"""Write one HTML page, which needs no other file: what a model of drum hits makes, beside real hits, and its numbers.
+"""Write one HTML page, which needs no other file: what a model of drum hits makes, next to real hits, and its numbers.
 
 python page.py --sounds my-sounds --measured measured --out index.html
 """
