@@ -90,10 +90,10 @@ def tiny_pipeline(*, differential: bool = True, layers: int = 2, heads: int = 2,
     )
 
 
-def loaded(folder: Path) -> Any:
+def loaded(folder: Path, *, hints: bool = True) -> Any:
     """The pipeline of a folder, computing as Stable Audio 3 was trained.
 
-    So norms have its eps, the T5Gemma bounds its logits, and layers hear of known frames even if there are none.
+    So norms have its eps, and with `hints`, layers hear of known frames even if there are none.
     """
     from diffusers import StableAudio3Pipeline
     from diffusers.models.transformers.transformer_stable_audio3 import StableAudio3RMSNorm
@@ -104,8 +104,8 @@ def loaded(folder: Path) -> Any:
     for name, module in pipeline.transformer.named_modules():
         if isinstance(module, StableAudio3RMSNorm) and not name.endswith(("q_norm", "k_norm")):
             module.eps = EPS
-    pipeline.text_encoder.set_attn_implementation("eager")
-    pipeline.transformer.register_forward_pre_hook(_with_hints, with_kwargs=True)
+    if hints:
+        pipeline.transformer.register_forward_pre_hook(_with_hints, with_kwargs=True)
     return pipeline
 
 

@@ -1,7 +1,7 @@
 """Reads the configs of a diffusers pipeline of Stable Audio 3 as the model's config and its sampler.
 
-A key that a config omits has diffusers' default. Unknown keys are refused, and so is anything that cannot be computed here; the error
-names the file.
+A key that a config omits has diffusers' default. Unknown keys are refused, and so is anything that cannot be computed
+here; the error names the file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from soundomni.core.errors import SpecError
-from soundomni.core.limits import check_count
 from soundomni.core.pretrained.config_sections import Section
 from soundomni.experts.checkpoints.local_model import TOKENIZER_FOLDER
 from soundomni.experts.checkpoints.stable_audio_3_config import (
@@ -22,7 +21,12 @@ from soundomni.experts.checkpoints.stable_audio_3_config import (
     TRANSFORMER,
 )
 from soundomni.experts.checkpoints.stable_audio_3_diffusers_layout import SECONDS
-from soundomni.experts.checkpoints.stable_audio_diffusers_config import PROMPT, Pipeline, check_rotation, read_text_encoder
+from soundomni.experts.checkpoints.stable_audio_diffusers_config import (
+    PROMPT,
+    Pipeline,
+    check_rotation,
+    read_text_encoder,
+)
 from soundomni.experts.checkpoints.stable_audio_diffusers_files import (
     SCHEDULER_FILE,
     THIRD,
@@ -31,7 +35,14 @@ from soundomni.experts.checkpoints.stable_audio_diffusers_files import (
     config_in,
     expect_class,
 )
-from soundomni.experts.checkpoints.stable_audio_model_config import MODEL, NUM_FREQUENCIES, NUMBER, Condition, ModelConfig, Objective
+from soundomni.experts.checkpoints.stable_audio_model_config import (
+    MODEL,
+    NUM_FREQUENCIES,
+    NUMBER,
+    Condition,
+    ModelConfig,
+    Objective,
+)
 from soundomni.experts.dit_network import NUM_TIME_FEATURES
 from soundomni.experts.number import HIGHEST, LOWEST
 from soundomni.experts.sizes import MOST_DIM, MOST_LAYERS
@@ -52,11 +63,17 @@ SCHEDULER: Mapping[str, Any] = {
     "use_beta_sigmas": False,
 }
 """Settings with which the network sees timesteps from 0 to 1, and the steps lie as the pipeline says."""
-IRRELEVANT = {"base_shift": float, "max_shift": float, "base_image_seq_len": int, "max_image_seq_len": int, "time_shift_type": str}
+IRRELEVANT = {
+    "base_shift": float,
+    "max_shift": float,
+    "base_image_seq_len": int,
+    "max_image_seq_len": int,
+    "time_shift_type": str,
+}
 """Settings that do not matter with the settings above."""
-TRAIN_TIMESTEPS = 1000
-"""Default of `num_train_timesteps`, with which the network would see timesteps up to 1000."""
-UNGUIDED = "diffusers does not guide unless you pass guidance_scale; here guidance.scale is the one for this kind of model"
+SCHEDULER_DEFAULTS = {"num_train_timesteps": 1000}
+"""Defaults that differ from these settings."""
+UNGUIDED = "the model is not distilled, so guidance.scale is 7 here; diffusers only guides if you pass guidance_scale"
 
 
 def read_third_pipeline(folder: Path, codec: Mapping[str, Any], *, text_encoder: str | None = None) -> Pipeline:
@@ -65,7 +82,8 @@ def read_third_pipeline(folder: Path, codec: Mapping[str, Any], *, text_encoder:
     Args:
         folder: the pipeline.
         codec: arguments of its codec.
-        text_encoder: folder of a T5Gemma to use instead of its own; None for its own or, if it has none, the published one.
+        text_encoder: folder of a T5Gemma to use instead of its own; None for its own or, if it has none, the published
+            one.
 
     Raises:
         SpecError: a file is missing or not such a config, has an unknown key or a wrong value, or asks for something
@@ -108,8 +126,10 @@ def _duration(section: Section) -> tuple[int, Mapping[str, float]]:
     fixed: Mapping[str, float] = {"fourier_dim": 2 * NUM_FREQUENCIES, "min_freq": LOWEST, "max_freq": HIGHEST}
     for name, value in fixed.items():
         section.expect(name, value, by=MODEL, default=value)
-    seconds = {"least": section.take("min_val", float, 0.0), "most": section.take("max_val", float, 384.0)}
-    return section.take_whole("output_dim", 768, most=MOST_DIM), seconds
+    least, most = section.take("min_val", float, 0.0), section.take("max_val", float, 384.0)
+    if not least < most:
+        raise SpecError(f"min_val is {least:g} and max_val is {most:g}; expected the lower one first")
+    return section.take_whole("output_dim", 768, most=MOST_DIM), {"least": least, "most": most}
 
 
 def _transformer(section: Section, condition_dim: int, latent_dim: int) -> dict[str, Any]:
@@ -149,7 +169,7 @@ def _scheduler(section: Section) -> Objective:
     """Return the objective of a model with such a scheduler: only distilled models are sampled with fresh noise."""
     expect_class(section, THIRD.class_of("scheduler"))
     for name, value in SCHEDULER.items():
-        section.expect(name, value, by="the network", default=TRAIN_TIMESTEPS if name == "num_train_timesteps" else value)
+        section.expect(name, value, by="the network", default=SCHEDULER_DEFAULTS.get(name, value))
     if (last := section.take("shift_terminal", float, None)) is not None:
         raise SpecError(f"shift_terminal is {last:g}; expected null, because the last step goes to 0")
     for name, kind in IRRELEVANT.items():
@@ -158,13 +178,14 @@ def _scheduler(section: Section) -> Objective:
 
 
 def _longest_text(folder: Path) -> int:
-    """Return the number of tokens of a text. On which side of it diffusers has the padding does not matter: tokens only know how far
-    they are from each other."""
+    """Return the number of tokens of a text. On which side of it diffusers has the padding does not matter: tokens only
+    know how far they are from each other."""
     name = f"{TOKENIZER_FOLDER}/{TOKENIZER_FILE}"
     if not (folder / name).is_file():
         return LONGEST_TEXT
     with config_in(folder, name, others=True) as section:
-        length: int = min(section.take("model_max_length", int, LONGEST_TEXT), LONGEST_TEXT)
-        check_count("model_max_length", length, most=LONGEST_TEXT)
+        given: float = section.take("model_max_length", float, float(LONGEST_TEXT))  # 1e30 means no limit
+        if given < 1 or given != round(given):
+            raise SpecError(f"model_max_length is {given:g}; expected a whole number of at least 1")
         section.expect("truncation_side", "right", by="the encoder t5gemma", default="right")
-    return length
+    return min(round(given), LONGEST_TEXT)

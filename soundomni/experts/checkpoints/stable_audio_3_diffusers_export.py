@@ -35,6 +35,10 @@ from soundomni.experts.number import HIGHEST, LOWEST
 BY = "diffusers"
 VERSION = "0.40.0"
 """The first version of diffusers with such a pipeline."""
+HINTS = (
+    f"clips that continue nothing are made without the network for known frames by {BY}' StableAudio3Pipeline; its "
+    "StableAudio3InpaintPipeline with a mask of zeros has it, as Stable Audio 3 does"
+)
 
 
 def export_third_pipeline(
@@ -74,14 +78,16 @@ def export_third_pipeline(
         dtype=dtype,
     )
     made = spec.used[LATENT]
-    return (*notes_of(spec, by=BY, takes_main=False), *_length_notes(made), *_sampling_notes(made, config), *_guidance_notes(made))
+    sampling = (*_length_notes(made), *_sampling_notes(made, config), *_guidance_notes(made))
+    return (HINTS, *notes_of(spec, by=BY, takes_main=False), *sampling)
 
 
 def _checked(spec: ModelSpec) -> ModelConfig:
     """Return the config for a spec. Raise SpecError for parts that diffusers lacks."""
     config = third_config_of(spec, by=BY)
     backbone, key = config.backbone, f"model.modalities.{LATENT}"
-    check_has(BY, {f"{key}.objective": ("v-prediction" if config.objective == "v" else "flow-matching", ("flow-matching",))})
+    kind = "v-prediction" if config.objective == "v" else "flow-matching"
+    check_has(BY, {f"{key}.objective": (kind, ("flow-matching",))})
     needed = {"project_conditions": True, "log_snr_times": False}
     check_has(BY, {f"model.backbone.{name}": (backbone[name], (value,)) for name, value in needed.items()})
     head_dim = backbone["hidden_dim"] // backbone["num_heads"]
@@ -98,8 +104,8 @@ def _checked(spec: ModelSpec) -> ModelConfig:
     check_has(BY, {f"model.modalities.{SECONDS}.encoder.features": (kinds[NUMBER].settings["features"], ("fixed",))})
     prompt = kinds[T5GEMMA]
     if (length := prompt.settings["max_length"]) > LONGEST_TEXT:
-        told = f"{BY} has at most {LONGEST_TEXT} tokens"
-        raise SpecError(f"model.modalities.{prompt.id}.encoder.pad_to is {length}, but {told}, so this model cannot be exported to it")
+        given = f"model.modalities.{prompt.id}.encoder.pad_to is {length}"
+        raise SpecError(f"{given}, but {BY} has at most {LONGEST_TEXT} tokens, so this model cannot be exported to it")
     return config
 
 
@@ -136,8 +142,9 @@ def _duration(config: ModelConfig) -> dict[str, Any]:
 
 
 def _scheduler(config: ModelConfig) -> dict[str, Any]:
-    kind = THIRD.class_of("scheduler")
-    return {"_class_name": kind, **SCHEDULER, "shift_terminal": None, "stochastic_sampling": config.objective == "rf_denoiser"}
+    is_distilled = config.objective == "rf_denoiser"
+    own = {"shift_terminal": None, "stochastic_sampling": is_distilled}
+    return {"_class_name": THIRD.class_of("scheduler"), **SCHEDULER, **own}
 
 
 def _length_notes(made: ModalitySpec) -> Iterator[str]:
@@ -162,8 +169,8 @@ def _sampling_notes(made: ModalitySpec, config: ModelConfig) -> Iterator[str]:
         first, last = schedule["log_snr"]
         told = f"the steps lie between the log-SNR {first:g} and {last:g} here"
         yield f"{told}; pass logsnr_min={first:g} and logsnr_max={last:g} to the pipeline"
-    if given.get("num_steps", num_steps) != num_steps:
-        yield f"the sampler takes {given['num_steps']} steps here; pass num_inference_steps={given['num_steps']} to the pipeline"
+    if (steps := given.get("num_steps", num_steps)) != num_steps:
+        yield f"the sampler takes {steps} steps here; pass num_inference_steps={steps} to the pipeline"
 
 
 def _guidance_notes(made: ModalitySpec) -> Iterator[str]:

@@ -6,7 +6,8 @@
 | duration_embedder | `duration_embedder.` | the encoder of seconds_total |
 | vae | `vae.` | the codec, see soundomni/vae/checkpoints |
 
-diffusers has other names for a few modules, another order of the rows of differential attention, and also stores frequencies.
+diffusers has other names for a few modules and another order of the rows of differential attention. It also stores the
+frequencies of lengths.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def _pieces(config: ModelConfig) -> Iterator[Piece]:
     for layer in range(backbone["num_layers"]):
         yield from _layer(layer, config)
     prompt = next(one.id for one in config.conditions if one.kind == T5GEMMA)
-    yield Piece(f"{CONDITIONERS}{prompt}.padding_embedding", (f"{TRANSFORMER}prompt_padding_embedding",), (condition_dim,))
+    padding = f"{TRANSFORMER}prompt_padding_embedding"
+    yield Piece(f"{CONDITIONERS}{prompt}.padding_embedding", (padding,), (condition_dim,))
     number = f"{CONDITIONERS}{SECONDS}.embedder.embedding.1."
     yield Piece(f"{number}weight", (f"{DURATION}linear.weight",), (condition_dim, 2 * NUM_FREQUENCIES))
     yield Piece(f"{number}bias", (f"{DURATION}linear.bias",), (condition_dim,))

@@ -95,7 +95,8 @@ def read_file(folder: Path, name: str) -> Any:
     """Return the contents of a JSON file of a pipeline. Raise SpecError if it cannot be read."""
     file = folder / name
     if not file.is_file():
-        raise SpecError(f"'{folder}' has no {name}; expected all files of a diffusers pipeline, as save_pretrained writes it")
+        expected = "all files of a diffusers pipeline, as save_pretrained writes it"
+        raise SpecError(f"'{folder}' has no {name}; expected {expected}")
     try:
         return read_json(file)
     except (OSError, ValueError) as error:

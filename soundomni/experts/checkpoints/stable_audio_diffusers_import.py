@@ -1,11 +1,12 @@
-"""Imports a diffusers pipeline of Stable Audio Open or Stable Audio 3, with the same result as importing its checkpoint.
+"""Imports a diffusers pipeline of Stable Audio Open or Stable Audio 3, with the same result as importing its
+checkpoint.
 
 | folder | what is read |
 |---|---|
-| transformer, projection_model or duration_embedder | config.json, diffusion_pytorch_model.safetensors or .bin, or shards with an index |
+| transformer, projection_model or duration_embedder | config.json, and diffusion_pytorch_model as safetensors or bin, or shards |
 | vae | the same, see soundomni/vae/checkpoints |
 | scheduler | scheduler_config.json |
-| text_encoder, tokenizer | the name of the T5 or T5Gemma and the number of tokens; its encoder reads the rest from there |
+| text_encoder, tokenizer | the name of the T5 or T5Gemma and the number of tokens; its encoder reads the rest |
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ def import_pipeline(folder: Path, pipeline: Pipeline, codec: CodecPart, codec_we
         codec_weights: the file with the codec's weights.
 
     Raises:
-        CheckpointError: a tensor is missing, has another shape or is unexplained, or one that follows from the sizes has
-            other values.
+        CheckpointError: a tensor is missing, has another shape or is unexplained, or one that follows from the sizes
+            has other values.
         SpecError: the text encoder cannot be found.
     """
     places = third_places(pipeline.config) if pipeline.config.plugin == "dit-3" else places_of(pipeline.config)
@@ -111,7 +112,8 @@ def _check(weights: WeightFile, places: Places, *, by: str) -> None:
             continue
         if expected.any():
             raise CheckpointError(f"'{weights.path}': {name} has other values than its sizes give; {by} only has these")
-        raise CheckpointError(f"'{weights.path}': {name} is not zero; expected zero, because {by} does not have this bias")
+        expected_zero = f"expected zero, because {by} does not have this bias"
+        raise CheckpointError(f"'{weights.path}': {name} is not zero; {expected_zero}")
 
 
 def _join(weights: WeightFile, piece: Piece) -> Tensor:

@@ -42,7 +42,8 @@ class Piece:
         theirs: names in the pipeline, in the order of the rows.
         shape: shape of each tensor in the pipeline.
         adds_axis: whether the tensor of stable-audio-tools has one more axis, of size 1, at its end.
-        reordered: whether it is a joint projection of differential attention, whose parts diffusers has in another order.
+        reordered: whether it is a joint projection of differential attention, whose parts diffusers has in another
+            order.
     """
 
     source: str
@@ -92,7 +93,8 @@ class Places:
 
 def places_of(config: ModelConfig) -> Places:
     """Return where the tensors of a model with the backbone `dit` are."""
-    biases = {name: torch.zeros(config.backbone["hidden_dim"]) for name in norm_biases(config.backbone["num_layers"])}
+    zeros = torch.zeros(1).expand(config.backbone["hidden_dim"])  # takes no memory, however large the config says
+    biases = dict.fromkeys(norm_biases(config.backbone["num_layers"]), zeros)
     return Places((TRANSFORMER, PROJECTION), pieces_of(config), biases, "zero, like that of every norm")
 
 
@@ -126,7 +128,8 @@ def pieces_of(config: ModelConfig) -> list[Piece]:
 
 def norm_biases(num_layers: int) -> list[str]:
     """Return the names of the biases of norms. All of them are zero."""
-    return [f"{TRANSFORMER}transformer_blocks.{layer}.{norm}.bias" for layer in range(num_layers) for norm in NORMS.values()]
+    layers = [f"{TRANSFORMER}transformer_blocks.{layer}" for layer in range(num_layers)]
+    return [f"{layer}.{norm}.bias" for layer in layers for norm in NORMS.values()]
 
 
 def _layer(layer: int, hidden_dim: int, seen_dim: int) -> Iterator[Piece]:

@@ -92,7 +92,8 @@ def write_text_encoder(model: LocalModel, folder: Path, files: TextFiles, *, max
     kind = _tree(model.tokenizer_folder / TOKENIZER).get("model", {}).get("type")
     if kind != files.algorithm:
         told = f"{place(model.tokenizer_folder / TOKENIZER)} is a tokenizer of type {shown(kind)}"
-        raise SpecError(f"{told}; expected {files.algorithm}, like every {files.what} tokenizer. diffusers cannot use this one")
+        expected = f"{files.algorithm}, like every {files.what} tokenizer"
+        raise SpecError(f"{told}; expected {expected}. diffusers cannot use this one")
     tokenizer.mkdir()
     network.mkdir()
     shutil.copyfile(model.tokenizer_folder / TOKENIZER, tokenizer / TOKENIZER)
@@ -100,7 +101,8 @@ def write_text_encoder(model: LocalModel, folder: Path, files: TextFiles, *, max
         if (model.tokenizer_folder / name).is_file():
             shutil.copyfile(model.tokenizer_folder / name, tokenizer / name)
     known = model.tokenizer_folder / TOKENIZER_FILE
-    _write(tokenizer / TOKENIZER_FILE, {**(_tree(known) if known.is_file() else files.tokenizer), "model_max_length": max_length})
+    settings = _tree(known) if known.is_file() else files.tokenizer
+    _write(tokenizer / TOKENIZER_FILE, {**settings, "model_max_length": max_length})
     named = {} if local_path(model.name).is_dir() else {"_name_or_path": model.name}
     _write(network / CONFIG, {**model.read(), **files.config, **named})
     weights = read_weights(model.folder / (WEIGHTS if (model.folder / WEIGHTS).is_file() else INDEX), safe=True)
