@@ -3,7 +3,7 @@
 | there | here |
 |---|---|
 | `lora_config` in the metadata of the file: rank, alpha, adapter_type | adapter_config.json |
-| `model.<layer>.parametrizations.weight.0.lora_A`, `lora_B` and, for DoRA, `magnitude` | the same matrices under our name of the layer |
+| `model.<layer>.parametrizations.weight.0.lora_A`, `lora_B`; for DoRA, `magnitude` too | the same matrices of our layer |
 | `conditioners.seconds_total.<layer>...`, the same | the connector of seconds_total |
 
 Stable Audio 3 applies DoRA to rows, as peft does. Its other kinds, which scale columns or need singular vectors of the
@@ -91,7 +91,7 @@ def read_lora(source: str | Path) -> ImportedLoRA:
 
 
 def write_lora(lora: ImportedLoRA, folder: Path) -> None:
-    """Write adapters into an empty folder in peft's format, in float32. Raise CheckpointError if the file is damaged."""
+    """Write adapters into an empty folder in peft's format, in float32. Raise CheckpointError for damaged files."""
     config: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": None,
