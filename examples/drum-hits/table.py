@@ -46,9 +46,9 @@ def minutes(work: Path, name: str) -> float:
 
 def lines(work: Path) -> Iterator[str]:
     """Yield the lines of the table; rows that were not measured are left out."""
-    columns = ("nearest | … of rare kinds | classified | novelty | bright kinds", "named, held out | … new kits | … rare kinds")
+    columns = ("codec | nearest | … of rare kinds | classified | novelty | bright kinds", "named, held out | … new kits | … rare kinds")
     yield f"| | {columns[0]} | {columns[1]} | processor time |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
     real: dict[str, Any] = {}
     for name, text in ROWS.items():
         path = work / "measured" / name / "report.json"
@@ -60,10 +60,10 @@ def lines(work: Path) -> Iterator[str]:
         made = scores(report["made"], f"{fmean(one['nearest'] for one in rare):.0f} %")
         named = fsum(one["named"] * one["of"] for one in rare) / sum(one["of"] for one in rare)
         heard = f"{said['held-out']:.0f} % | {said['new-kits']:.0f} % | {named:.0f} %"
-        yield f"| {text} | {made} | {heard} | {minutes(work, name):.0f} min |"
+        yield f"| {text} | {report['codec']['nearest']:.0f} % | {made} | {heard} | {minutes(work, name):.0f} min |"
     if real:
-        yield f"| *held-out hits* | {scores(real['held-out'], '')} | | | | |"
-        yield f"| *hits of new kits* | {scores(real['new-kits'], '')} | | | | |"
+        yield f"| *held-out hits* | | {scores(real['held-out'], '')} | | | | |"
+        yield f"| *hits of new kits* | | {scores(real['new-kits'], '')} | | | | |"
 
 
 def scores(found: dict[str, Any], rare: str) -> str:
