@@ -40,6 +40,33 @@ def test_nothing_heavy_is_imported(code):
     assert packages.isdisjoint(HEAVY)
 
 
+def test_a_clip_is_made_without_what_only_training_and_pictures_need(tmp_path):
+    packages = (
+        "sympy",
+        "matplotlib",
+        "scipy",
+        "torch.distributed.tensor",
+        "torch.nn.attention.varlen",
+        "transformers",
+    )
+    line = ["generate", "--model", "nano", "--prompt", "a rising sine tone", "--steps", "1", "--seconds", "0.1", "--no-pictures"]
+    script = "import sys\nfrom soundomni.cli.main import main\nstatus = main(sys.argv[1:])\n"
+    script += f"print('loaded', *[name for name in {packages} if name in sys.modules])\nsys.exit(status)"
+    arguments = [sys.executable, "-c", script, *line, "--out", str(tmp_path)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded"
+    assert [file.suffix for file in tmp_path.glob("000*")] == [".wav"]
+
+
+def test_a_command_called_from_python_leaves_the_garbage_collector_as_it_was():
+    script = "import gc, sys\nfrom soundomni.cli.main import main\nfrom soundomni.cli.start_up import importing\n"
+    script += "with importing():\n    assert not gc.isenabled()\nassert gc.isenabled() and gc.get_freeze_count() > 1000\n"
+    script += "main(['generate', '--model', 'nowhere', '--prompt', 'a'])\n"
+    script += "assert gc.isenabled() and gc.get_freeze_count() == 0\n"
+    script += "gc.disable()\nwith importing():\n    pass\nassert not gc.isenabled()"
+    subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+
+
 def test_help_imports_no_yaml_and_no_command():
     script = "import sys\nfrom soundomni.cli.main import COMMANDS, main\nmain(['--help'])\n"
     script += "sys.exit(any(f'soundomni.cli.{name}'.replace('-', '_') in sys.modules for name in COMMANDS) or 'yaml' in sys.modules)"

@@ -51,6 +51,9 @@ COMMANDS = {
 TRAINS = ("train", "demo")
 """Commands that show the progress of training themselves."""
 
+COMPUTES = (*TRAINS, "generate", "describe", "reconstruct", "encode", "fit-kmeans", "evaluate")
+"""Commands that run models, so that it pays to set up memory for them."""
+
 REPORTING_SECONDS = 5.0
 """How long a silent process gives the first one to report the same error."""
 GLOBAL_OPTIONS = {
@@ -75,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _prepare_streams()
     status = _status(arguments)
     _end_process_group()
+    if argv is not None:
+        gc.unfreeze()  # see start_up.importing
     if argv is None and "--json" in arguments:
         from soundomni.cli.console import end_stdout
 
@@ -153,6 +158,10 @@ def _dispatch(arguments: list[str]) -> int:
     with only_readable(), results, progress:  # plugins may print what they like
         if asked is not None:
             return show(asked, args, prog=parser.prog)
+        if name in COMPUTES:
+            from soundomni.core.cpu_memory import reuse_cpu_memory
+
+            reuse_cpu_memory()
         return int(module.run(args, overrides))
 
 

@@ -122,9 +122,11 @@ def choose_device(args: argparse.Namespace) -> str:
     Raise SpecError if this machine does not have the device.
     """
     from soundomni.cli.console import note
+    from soundomni.cli.start_up import importing
     from soundomni.core.limits import AUTO, resolve_device
 
-    device = resolve_device(args.device)
+    with importing():
+        device = resolve_device(args.device)
     kind = device.partition(":")[0]
     picked = f"--device auto runs on {device}" if args.device == AUTO else f"running on {device}"
     if kind != TESTED_ON:
@@ -141,10 +143,12 @@ def load_model(args: argparse.Namespace, overrides: Overrides, *, device: str) -
     """Return the model of `--model` on a device, with the adapters of `--adapter` merged if the command has that
     option."""
     from soundomni.cli.progress import Progress
+    from soundomni.cli.start_up import importing
     from soundomni.core.errors import SpecError
 
     with Progress(f"loading {args.model}"):
-        from soundomni.core.pretrained.omni import SoundOmni  # here, because importing torch takes time as well
+        with importing():
+            from soundomni.core.pretrained.omni import SoundOmni  # here, because importing torch takes time as well
 
         model = SoundOmni.from_pretrained(args.model, overrides=dict(overrides), device=device)
         adapter, interval = getattr(args, "adapter", None), getattr(args, "adapter_interval", None)

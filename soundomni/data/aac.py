@@ -84,7 +84,7 @@ class AacReader:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._closing.close()
 
-    def skip(self, count: int, *, exact: bool) -> None:
+    def skip(self, count: int, *, seek: int) -> None:
         """Decode and drop samples. It never seeks, because a frame depends on earlier frames."""
         for _ in self.blocks(count):
             pass

@@ -70,7 +70,7 @@ def read_audio(path: Place, *, first: int = 0, num_samples: int | None = None, m
             asked = f"samples {first} to {first + count} were requested"
             raise UnreadableAudioError(f"cannot read '{path}': it has {file.num_samples} samples, {asked}")
         _check_size(path, count, file, max_samples)
-        file.decoder.skip(first, exact=file.exact)
+        file.decoder.skip(first, seek=file.seekable(first))
         waveform, peak, done = np.empty((file.channels, count), np.float32), 0.0, 0
         for block in file.decoder.blocks(count):
             if not np.isfinite(block).all():

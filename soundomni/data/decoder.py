@@ -37,6 +37,7 @@ _MOST_SAMPLES = 2**40  # libsndfile announces 2**63 - 1 samples when it cannot t
 _BLOCK = 1 << 16  # values that are decoded at a time
 _BUFFER = 1 << 16  # bytes
 _UNKNOWN_FORMAT = 1  # SF_ERR_UNRECOGNISED_FORMAT
+_LEAD_INS = {"VORBIS": 1 << 14}  # two of the longest blocks, of which each depends on the one before it; MP3 and Opus remember more
 _SELF_CHECKED = ("HTK",)  # libsndfile only accepts such a file if it is as long as its header says
 
 
@@ -95,19 +96,18 @@ class Decoder(soundfile.SoundFile):  # type: ignore[misc]
             count -= len(block)
             yield block
 
-    def skip(self, count: int, *, exact: bool) -> None:
-        """Skip samples: by seeking if that is `exact`, otherwise by decoding them."""
-        if exact and count:
-            self.seek(count)
-            return
-        for _ in self.blocks(count):
+    def skip(self, count: int, *, seek: int) -> None:
+        """Skip samples: the first `seek` of them by seeking, and the others by decoding them."""
+        if seek:
+            self.seek(seek)
+        for _ in self.blocks(count - seek):
             pass
 
 
 class SampleReader(Protocol):
     """A decoder that reads a file from its beginning to its end."""
 
-    def skip(self, count: int, *, exact: bool) -> None: ...
+    def skip(self, count: int, *, seek: int) -> None: ...
     def blocks(self, count: int) -> Iterator[np.ndarray]: ...
 
 
@@ -120,14 +120,20 @@ class Opened:
         num_samples: S.
         rate: sample rate in Hz.
         channels: C.
-        exact: whether the decoder gives the same samples after seeking.
+        lead_in: number of samples after seeking that may differ from what the decoder gives without; None if all may.
+        tail: number of samples at the end to which it may not seek.
     """
 
     decoder: SampleReader
     num_samples: int
     rate: int
     channels: int
-    exact: bool
+    lead_in: int | None = None
+    tail: int = 0
+
+    def seekable(self, first: int) -> int:
+        """Return the sample to seek to in order to decode sample `first` and those behind it as they are; 0 if there is none."""
+        return 0 if self.lead_in is None else max(0, min(first - self.lead_in, self.num_samples - self.tail))
 
 
 @contextlib.contextmanager
@@ -154,15 +160,17 @@ def opened(path: Place, *, look: Look) -> Iterator[Opened]:
             if kind is not None:
                 reader = stack.enter_context(AacReader(audio, format=kind))
                 _check_rate(reader.rate)
-                yield Opened(reader, reader.num_samples, reader.rate, reader.channels, exact=False)
+                yield Opened(reader, reader.num_samples, reader.rate, reader.channels)
                 return
             contents = examine_once(file, whole) if once else examine(audio, thorough=look != "ends")
             pieces = contents.pieces if contents is not None and contents.pieces is not None else ((0, audio.seek(0, os.SEEK_END)),)
             decoder = stack.enter_context(Decoder(View(audio, pieces)))  # libsndfile would trust the suffix of a name
             rate = int(decoder.samplerate)
             _check_rate(rate)
-            exact = contents is not None and contents.frames is not None and not contents.estimated
-            yield Opened(decoder, _length(decoder, contents), rate, int(decoder.channels), exact)
+            counted = contents is not None and contents.frames is not None and not contents.estimated
+            lead_in = 0 if counted else _LEAD_INS.get(str(decoder.subtype))
+            tail = contents.tail if contents is not None else 0
+            yield Opened(decoder, _length(decoder, contents), rate, int(decoder.channels), lead_in, tail)
     except (ContainerError, soundfile.SoundFileError, OSError, MemoryError, OverflowError, ValueError, struct.error) as error:
         raise UnreadableAudioError(f"cannot read '{path}': {_reason(path, error)}") from error
 

@@ -16,6 +16,7 @@ import soundfile
 from soundomni.core.errors import UnreadableAudioError
 from soundomni.data import audio
 from soundomni.data.audio import audio_info, read_audio
+from soundomni.data.containers.ogg import _checksum as ogg_checksum
 from soundomni.data.decoder import Embedded
 
 RATE = 8000
@@ -27,7 +28,9 @@ UNCHECKED = {"RAW", "SD2", "PAF", "PVF", "IRCAM", "MAT4", "MAT5", "SDS", "XI"}
 
 def encoded(container, subtype=None, *, waveform=TONE, rate=RATE, channels=1, **settings):
     out = io.BytesIO()
-    soundfile.write(out, np.stack([waveform] * channels, axis=1), rate, format=container, subtype=subtype, **settings)
+    with soundfile.SoundFile(out, "w", rate, channels, subtype, format=container, **settings) as file:
+        for first in range(0, len(waveform), 10 * RATE):  # libsndfile writes Vorbis with all that it is given on the stack
+            file.write(np.stack([waveform[first : first + 10 * RATE]] * channels, axis=1))
     return out.getvalue()
 
 
@@ -340,14 +343,38 @@ def bytes_read(work):
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="what a process reads is counted as Linux counts it")
-@pytest.mark.parametrize(("container", "known"), [("FLAC", True), ("WAV", False), ("AIFF", False), ("CAF", False)])
+@pytest.mark.parametrize(("container", "known"), [("FLAC", True), ("OGG", True), ("WAV", False), ("AIFF", False), ("CAF", False)])
 def test_a_part_of_a_file_takes_reading_that_part_only(tmp_path, container, known):
-    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 120 * RATE).astype(np.float32)
-    path = settled(tmp_path / "a", encoded(container, "PCM_16", waveform=noise))
-    if known:  # a FLAC is searched for another file behind it, once
+    seconds = 600 if container == "OGG" else 120  # a position in Ogg is found by halving, from which some blocks of 64 KB are read
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, seconds * RATE).astype(np.float32)
+    path = settled(tmp_path / "a", encoded(container, "VORBIS" if container == "OGG" else "PCM_16", waveform=noise))
+    if known:  # a FLAC is searched for another file behind it, once, and the pages of an Ogg file are checked
         read_audio(path, first=0, num_samples=1)
-    for first in (0, 50 * RATE + 17, 114 * RATE):
+    for first in (0, 50 * RATE + 17, (seconds - 6) * RATE):
         assert bytes_read(lambda: read_audio(path, first=first, num_samples=5 * RATE)) < path.stat().st_size / 3  # noqa: B023
+
+
+def without_first_pages(ogg, count):
+    """Returns a stream that begins later, as one that was cut out of a broadcast does."""
+    pages = pages_of(ogg)
+    headers = [page for page in pages if page[6:14] == bytes(8)]
+    kept = [*headers, *pages[len(headers) + count :]]
+    numbered = [patched(page, (18, struct.pack("<I", number))) for number, page in enumerate(kept)]
+    return b"".join(patched(page, (22, ogg_checksum(page))) for page in numbered)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("missing", [0, 1, 3])
+def test_parts_of_vorbis_are_those_of_the_whole_bit_for_bit(tmp_path, missing, channels):
+    rng = np.random.default_rng(missing)
+    bursts = np.repeat(rng.uniform(0, 0.5, 60), RATE // 2) * rng.uniform(-1, 1, 30 * RATE)  # blocks of both lengths
+    data = without_first_pages(encoded("OGG", "VORBIS", waveform=bursts.astype(np.float32), channels=channels), missing)
+    path = settled(tmp_path / "a", data)
+    whole, _ = read_audio(path)
+    assert (whole.shape == (channels, 30 * RATE)) == (missing == 0)
+    for first in [0, 1, whole.shape[1] - 1, *rng.integers(0, whole.shape[1], 40).tolist()]:
+        count = int(rng.integers(1, min(3 * RATE, whole.shape[1] - first) + 1))
+        assert np.array_equal(read_audio(path, first=first, num_samples=count)[0], whole[:, first : first + count]), first
 
 
 def test_a_part_is_refused_like_the_whole_each_time(tmp_path):

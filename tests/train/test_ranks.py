@@ -84,6 +84,12 @@ def test_muon_over_shards_is_muon_over_whole_matrices_and_resumes_bit_exactly(se
         assert rank["muon"]["same"]
 
 
+def test_muon_orthogonalizes_shards_of_equal_matrices_together(seen: list[dict[str, Any]]) -> None:
+    for rank in seen:
+        assert rank["muon_together"]["error"] < 1e-6
+        assert rank["muon_together"]["kept"]
+
+
 @pytest.mark.parametrize("name", ["sharded", "hybrid"])
 def test_one_process_goes_on_from_two(name: str, out: Path, one: dict[str, list[float]]) -> None:
     latest = find_latest(out / name)

@@ -21,6 +21,9 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from tiny_held_out import held_out
 from tiny_training import TinyModel, TinyRun, make_batch, settings
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from soundomni.core.errors import CheckpointError, DataError, SoundOmniError, SpecError
 from soundomni.core.interfaces import Dataset, Item
@@ -29,6 +32,7 @@ from soundomni.data.mixture import Mixture, Source
 from soundomni.train import parallel
 from soundomni.train.checkpoint import Checkpointer, find_latest
 from soundomni.train.loop import Hooks
+from soundomni.train.optimizers.muon import Muon
 from soundomni.train.parallel import World, batches_per_rank, open_world
 from soundomni.train.run_directory.same_data import list_data
 from soundomni.train.signals import StopRequest
@@ -77,6 +81,22 @@ def muon(world: World, out: Path) -> Seen:
     again.run(20)
     same = all(torch.equal(tensor, again.tensors()[name]) for name, tensor in run.tensors().items())
     return {"losses": run.losses, "same": same and run.losses[10:] == again.losses}
+
+
+def muon_together(world: World, out: Path) -> Seen:
+    """Matrices of equal shapes, cut along rows or columns that do not divide evenly, next to the same whole ones."""
+    generator, mesh = torch.Generator().manual_seed(0), init_device_mesh("cpu", (2,))
+    whole = {f"layers.{i}": nn.Parameter(torch.randn(5, 3 + i % 2, generator=generator)) for i in range(6)}
+    cut = {name: nn.Parameter(distribute_tensor(p.detach(), mesh, [Shard(i % 2)])) for i, (name, p) in enumerate(whole.items())}
+    optimizers = [Muon().build(parameters, MUON) for parameters in (whole, cut)]
+    for _ in range(3):
+        for name, p in whole.items():
+            p.grad = p.detach().sin()
+            cut[name].grad = distribute_tensor(p.grad, mesh, cut[name].placements)
+        for optimizer in optimizers:
+            optimizer.step()
+    errors = [(cut[name].full_tensor() - p).abs().max().item() for name, p in whole.items()]
+    return {"error": max(errors), "kept": all(p.placements == (Shard(i % 2),) for i, p in enumerate(cut.values()))}
 
 
 def resumed_from_one(world: World, out: Path) -> Seen:
@@ -351,7 +371,7 @@ def in_parts(world: World, out: Path) -> Seen:
     return part_means(StepResult(Measured(0, {"": ("ce",)}), torch.zeros(2), torch.zeros(()), parts), world)
 
 
-LEARNING = (sharded, resumed, muon, resumed_from_one, poisoned, skipping, poisoned_for_good, averaged, recomputed, bf16)
+LEARNING = (sharded, resumed, muon, muon_together, resumed_from_one, poisoned, skipping, poisoned_for_good, averaged, recomputed, bf16)
 SHARDED = (*LEARNING, stopping, full_disk, validating, refusals, left_alone, other_data, copied, measured, in_parts)
 
 

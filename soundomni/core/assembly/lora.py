@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from soundomni.core.assembly.dora_linear import DoRALinear
 from soundomni.core.assembly.lora_linear import LoRALinear
@@ -105,6 +104,8 @@ def reset_magnitudes(model: nn.Module) -> None:
 
     Raise SpecError for a row of zeros, which has no direction to scale.
     """
+    from torch.distributed.tensor import DTensor  # slow to import, and only training needs it
+
     for name, layer in adapted_layers(model).items():
         if not isinstance(layer, DoRALinear):
             continue

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from soundomni.core.attention.rectangles import Rectangle, Rectangles
 from soundomni.core.attention.rule import is_single_pass
@@ -83,6 +82,8 @@ class _DeviceCall:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Map query `[P, h, d]`, key and value `[P, h_kv, d]` to `[Q, h, d]`."""
+        from torch.nn.attention.varlen import varlen_attn  # slow to import, and only for CUDA
+
         group = query.shape[1] // key.shape[1]  # the operator is specified for equal numbers of heads
         k, v = (x.index_select(0, self.key).repeat_interleave(group, dim=1) for x in (key, value))
         q = query.index_select(0, self.query)

@@ -32,12 +32,14 @@ class Contents:
         frames: samples per channel that it announces and holds, if its header states them exactly.
         pieces: what to give a decoder instead of the file, if it would not read the whole file.
         estimated: whether a decoder only estimates the length, so that `frames` is right instead.
+        tail: samples per channel at the end to which a decoder cannot seek exactly.
     """
 
     kind: str
     frames: int | None = None
     pieces: Pieces | None = None
     estimated: bool = False
+    tail: int = 0
 
 
 class Source:

@@ -19,6 +19,7 @@ def read_ogg(source: Source, start: int, thorough: bool) -> Contents:
     Raise ContainerError if a page is missing, cut, damaged or foreign.
     """
     stream, number, ended, position = None, 0, False, start
+    before = last = 0  # samples up to the ends of the last two pages
     for position, head, sizes in _pages(source, start):
         end = position + len(head) + sum(sizes)
         if end > source.size:
@@ -31,10 +32,14 @@ def read_ogg(source: Source, start: int, thorough: bool) -> Contents:
         if thorough and _checksum(source.read(position, end - position)) != head[22:26]:
             raise ContainerError(f"it is damaged; the page at byte {position} does not match its checksum")
         stream, number, ended, position = serial, sequence, bool(head[5] & _LAST), end
+        granule = int.from_bytes(head[6:14], "little", signed=True)
+        if granule >= 0:  # otherwise, no packet ends on the page
+            before, last = last, granule
     if not ended:
         raise ContainerError(f"it is truncated; the last page of its stream is missing or damaged after byte {position}")
     check_rest(source, position, magic=(MAGIC,))
-    return Contents("OGG")
+    # The count of the last page says where the audio is cut, so a decoder that counts back from it is off by some samples.
+    return Contents("OGG", tail=last - before + 1)
 
 
 def _pages(source: Source, start: int) -> Iterator[tuple[int, bytes, bytes]]:
