@@ -3,8 +3,8 @@
     python measure.py --sounds my-sounds --model model --out measured [--per-caption 6] [--guidance 2.5]
 
 Made: the model makes clips from each caption. A judge that knows only the training clips says which of them is nearest to each,
-which caption a classifier gives it, how new it is, and how wide its band is. The same judge hears the held-out clips. It works
-at 8 kHz, so that models of different rates can be compared; bandwidth is measured at 44.1 kHz.
+which caption a classifier gives it, how new it is, and how wide its band is. The same judge hears the held-out clips, as they are
+and through the model's codec. It works at 8 kHz, so that models of different rates can be compared; bandwidth is measured at 44.1 kHz.
 
 Heard: the share of held-out hits, and of hits from new kits, that the model names correctly.
 
@@ -123,6 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for folder in ("held-out", "new-kits"):
         clips, truth = read(args.sounds, folder)
         report[folder] = summary(judge(heard, clips, truth))
+        if folder == "held-out":
+            report["codec"] = summary(judge(heard, [model.reconstruct(prepared(clip, JUDGED)) for clip in clips], truth))
         said = model.describe(clips, max_new_tokens=24)
         right = [text.strip() == caption for text, caption in zip(said, truth, strict=True)]
         report["described"][folder] = round(100 * fmean(right), 1)
@@ -137,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "of": sum(truth == caption for truth, _ in named),
         }
     (args.out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    shown = {name: report[name] for name in ("made", "held-out", "new-kits", "described", "captions")}
+    shown = {name: report[name] for name in ("made", "codec", "held-out", "new-kits", "described", "captions")}
     sys.stdout.write(json.dumps(shown, indent=2) + "\n")
     return 0
 

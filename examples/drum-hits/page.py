@@ -1,4 +1,4 @@
-"""Write one HTML page, which needs no other file: what a model of drum hits makes, beside real hits, and its numbers.
+"""Write one HTML page, which needs no other file: what a model of drum hits makes, next to real hits, and its numbers.
 
 python page.py --sounds my-sounds --measured measured --out index.html
 """
@@ -65,7 +65,7 @@ def section(caption: str, numbers: Mapping[str, Any], made: Iterable[str], real:
 
 def table(report: Mapping[str, Any]) -> str:
     """Return the scores of made and real clips."""
-    columns = {"made": "made", "held-out": "held-out hits", "new-kits": "hits of new kits"}
+    columns = {"made": "made", "codec": "held-out hits through the codec", "held-out": "held-out hits", "new-kits": "hits of new kits"}
     rows = [f"<tr><th>{escape(name)}</th>{''.join(f'<td>{report[key][name]:g}</td>' for key in columns)}</tr>" for name in report["made"]]
     said = "".join(f"<td>{report['described'].get(key, '–')}</td>" for key in columns)
     head = "".join(f"<th>{name}</th>" for name in columns.values())

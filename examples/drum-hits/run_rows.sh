@@ -20,7 +20,9 @@ test -e my-sounds || "$python" "$here/collect.py" my-sounds
 for codec in soundstream oobleck; do
     train "$codec" --config "$codec-toy" --config "$here/rows/$codec-codec.yaml"
 done
-for row in as-they-are prepared x-prediction recipe oobleck soundstream-masked soundstream-tokens mel-codes-masked mel-codes-tokens; do
+for row in \
+    as-they-are prepared x-prediction recipe unbalanced all-heard oobleck soundstream-masked soundstream-tokens mel-codes-masked mel-codes-tokens
+do
     layer=()
     test "$row" = recipe || layer=(--config "$here/rows/$row.yaml")
     train "$row-model" --config recordings --config "$here/drum-hits.yaml" "${layer[@]}" --train.steps=850 --train.save_every=0 "$@"

@@ -11,7 +11,9 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from math import fsum
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 BEGIN, END = "<!-- rows of examples/drum-hits/run_rows.sh -->", "<!-- end of rows -->"
@@ -22,12 +24,18 @@ ROWS = {
     "prepared": "… clips prepared, rare captions drawn more often",
     "x-prediction": "… x-prediction with mean 1.6 and min_timestep 0.3",
     "recipe": "… `mel-magnitude` at 24 kHz: the spec `recordings`",
+    "unbalanced": "the recipe, with each clip drawn once per epoch",
+    "all-heard": "the recipe, with nothing hidden from what is heard",
     "oobleck": "the recipe with an Oobleck trained on the hits, 16 kHz",
     "soundstream-masked": "codes of a SoundStream trained on the hits, 16 kHz, masked",
     "soundstream-tokens": "the same codes, one token after another",
     "mel-codes-masked": "`mel-codes`, the bands of the recipe as codes, masked",
     "mel-codes-tokens": "the same codes, one token after another",
 }
+
+
+RARE = 20
+"""Kinds with fewer training clips than this are rare."""
 
 
 def minutes(work: Path, name: str) -> float:
@@ -38,8 +46,9 @@ def minutes(work: Path, name: str) -> float:
 
 def lines(work: Path) -> Iterator[str]:
     """Yield the lines of the table; rows that were not measured are left out."""
-    yield "| | nearest | classified | novelty | bright kinds | named, held out | named, new kits | processor time |"
-    yield "|---|---|---|---|---|---|---|---|"
+    columns = ("codec | nearest | … of rare kinds | classified | novelty | bright kinds", "named, held out | … new kits | … rare kinds")
+    yield f"| | {columns[0]} | {columns[1]} | processor time |"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
     real: dict[str, Any] = {}
     for name, text in ROWS.items():
         path = work / "measured" / name / "report.json"
@@ -47,17 +56,20 @@ def lines(work: Path) -> Iterator[str]:
             sys.stderr.write(f"left out: '{path}' does not exist\n")
             continue
         report = real = json.loads(path.read_text(encoding="utf-8"))
-        said = report["described"]
-        yield f"| {text} | {scores(report['made'])} | {said['held-out']:.0f} % | {said['new-kits']:.0f} % | {minutes(work, name):.0f} min |"
+        said, rare = report["described"], [one for one in report["captions"].values() if one["training clips"] < RARE]
+        made = scores(report["made"], f"{fmean(one['nearest'] for one in rare):.0f} %")
+        named = fsum(one["named"] * one["of"] for one in rare) / sum(one["of"] for one in rare)
+        heard = f"{said['held-out']:.0f} % | {said['new-kits']:.0f} % | {named:.0f} %"
+        yield f"| {text} | {report['codec']['nearest']:.0f} % | {made} | {heard} | {minutes(work, name):.0f} min |"
     if real:
-        yield f"| *held-out hits* | {scores(real['held-out'])} | | | |"
-        yield f"| *hits of new kits* | {scores(real['new-kits'])} | | | |"
+        yield f"| *held-out hits* | | {scores(real['held-out'], '')} | | | | |"
+        yield f"| *hits of new kits* | | {scores(real['new-kits'], '')} | | | | |"
 
 
-def scores(found: dict[str, Any]) -> str:
+def scores(found: dict[str, Any], rare: str) -> str:
     """Return the cells of judged clips."""
     bright = found["bandwidth of bright kinds"] / 1000
-    return f"{found['nearest']:.0f} % | {found['classified']:.0f} % | {found['novelty']:.2f} | {bright:.1f} kHz"
+    return f"{found['nearest']:.0f} % | {rare} | {found['classified']:.0f} % | {found['novelty']:.2f} | {bright:.1f} kHz"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=MODEL,
         help="model: a model directory (default); soundomni: the layout of the original research code; "
         "stable-audio-tools: its checkpoint and config, for a diffusion transformer; stable-audio-3: the same "
-        "for Stable Audio 3; diffusers: a pipeline for Stable Audio Open; peft-adapter: only the adapters of "
+        "for Stable Audio 3; diffusers: a pipeline for Stable Audio Open or Stable Audio 3; peft-adapter: only the adapters of "
         "a run, one folder per expert stream; stable-audio-vae, diffusers-oobleck, same or diffusers-same: "
         "only the codec",
     )
@@ -131,24 +131,27 @@ def _stable_audio(model: SoundOmni, folder: Path, layout: str, dtype: Any) -> tu
     """Write a model in the layout of another project, and return a sentence for each thing that it does otherwise."""
     from soundomni.core.errors import SpecError
     from soundomni.core.spec.registry import validate_init_args
+    from soundomni.experts.checkpoints.stable_audio_3_diffusers_export import export_third_pipeline
     from soundomni.experts.checkpoints.stable_audio_3_export import export_third
     from soundomni.experts.checkpoints.stable_audio_diffusers_export import export_pipeline
     from soundomni.experts.checkpoints.stable_audio_export import export_stable_audio
-    from soundomni.vae.checkpoints.same_export import same_codec
+    from soundomni.vae.checkpoints.same_export import diffusers_same_codec, same_codec
     from soundomni.vae.checkpoints.stable_audio_export import diffusers_codec, stable_audio_codec
     from soundomni.vae.oobleck import OobleckCodec
     from soundomni.vae.same import SameCodec
 
-    ways: dict[str, tuple[type, str, Any, Any]] = {
-        STABLE_AUDIO: (OobleckCodec, "oobleck", stable_audio_codec, export_stable_audio),
-        DIFFUSERS: (OobleckCodec, "oobleck", diffusers_codec, export_pipeline),
-        THIRD: (SameCodec, "same", same_codec, export_third),
+    names: dict[type, str] = {OobleckCodec: "oobleck", SameCodec: "same"}
+    ways: dict[str, dict[type, tuple[Any, Any]]] = {
+        STABLE_AUDIO: {OobleckCodec: (stable_audio_codec, export_stable_audio)},
+        DIFFUSERS: {OobleckCodec: (diffusers_codec, export_pipeline), SameCodec: (diffusers_same_codec, export_third_pipeline)},
+        THIRD: {SameCodec: (same_codec, export_third)},
     }
-    kind, name, write_codec, export = ways[layout]
-    codec = model.model.made().codec
-    if not isinstance(codec, kind):
-        told = f"the codec is {type(codec).__name__}, but {layout} only has {name}"
+    codec, known = model.model.made().codec, ways[layout]
+    kind = next((kind for kind in known if isinstance(codec, kind)), None)
+    if kind is None:
+        told = f"the codec is {type(codec).__name__}, but {layout} only has {' and '.join(names[one] for one in known)}"
         raise SpecError(f"{told}, so this model cannot be exported to it")
+    write_codec, export = known[kind]
     tensors, config = write_codec(codec, validate_init_args("codec", model.spec.of_model.codec))
     notes: tuple[str, ...] = export(model, folder, codec=tensors, codec_config=config, dtype=dtype)
     return notes

@@ -14,6 +14,7 @@ HELP = "convert published weights into parts that a spec can name"
 KINDS = {
     "stable-audio": "soundomni.cli.importing.stable_audio",
     "stable-audio-vae": "soundomni.cli.importing.stable_audio_vae",
+    "stable-audio-lora": "soundomni.cli.importing.stable_audio_lora",
     "sat-config": "soundomni.cli.importing.sat_config",
     "same": "soundomni.cli.importing.same",
     "dac": "soundomni.cli.importing.dac",

@@ -55,6 +55,7 @@ CASES = {
         "stable-audio",
         "stable-audio-vae",
         "same",
+        "stable-audio-lora",
         "sat-config",
         "dac",
         "encodec",

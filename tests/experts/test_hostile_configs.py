@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stable_audio_3_pipelines
 import test_stable_audio_3_import
 import test_stable_audio_import
 from hostile_numbers import faults, variants
@@ -19,7 +20,10 @@ from soundomni.core.errors import SpecError
 from soundomni.core.spec.registry import build
 from soundomni.core.spec.schema import Slot
 from soundomni.experts.checkpoints.stable_audio_3_config import parse_third
+from soundomni.experts.checkpoints.stable_audio_3_diffusers_config import read_third_pipeline
+from soundomni.experts.checkpoints.stable_audio_3_diffusers_layout import third_places
 from soundomni.experts.checkpoints.stable_audio_diffusers_config import read_pipeline
+from soundomni.experts.checkpoints.stable_audio_diffusers_layout import Places, places_of
 from soundomni.experts.checkpoints.stable_audio_import import facts_of, spec_layer
 from soundomni.experts.checkpoints.stable_audio_layout import parts_of
 from soundomni.experts.checkpoints.stable_audio_model_config import ModelConfig, parse_model_config
@@ -32,6 +36,12 @@ def planned(config: ModelConfig) -> None:
     """Do what importers do with a config before they compare it with weights."""
     spec_layer(config, {"class_path": "oobleck", "init_args": CODEC}, None)
     parts_of(facts_of(config))
+
+
+def planned_pipeline(config: ModelConfig, places: Callable[[ModelConfig], Places]) -> None:
+    """Do the same with the config of a pipeline."""
+    planned(config)
+    places(config)
 
 
 CONFIGS: dict[str, tuple[Callable[[Any], ModelConfig], Callable[[], dict[str, Any]]]] = {
@@ -62,16 +72,41 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_no_number_of_a_pipeline_ends_in_anything_but_one_line(file: str, pipeline: Path) -> None:
-    text = (pipeline / file).read_text()
+    check_numbers(pipeline / file, lambda: planned_pipeline(read_pipeline(pipeline, CODEC).config, places_of))
 
-    def read(tree: Any) -> None:
-        (pipeline / file).write_text(json.dumps(tree))
-        planned(read_pipeline(pipeline, CODEC).config)
 
+@pytest.fixture(scope="module")
+def third(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stable_audio_3_pipelines.saved(tmp_path_factory.mktemp("third"))
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "transformer/config.json",
+        "duration_embedder/config.json",
+        "scheduler/scheduler_config.json",
+        "tokenizer/tokenizer_config.json",
+    ],
+)
+def test_no_number_of_a_pipeline_of_stable_audio_3_ends_in_anything_but_one_line(file: str, third: Path) -> None:
+    codec = CODEC | {"latent_dim": stable_audio_3_pipelines.LATENT}
+    check_numbers(third / file, lambda: planned_pipeline(read_third_pipeline(third, codec).config, third_places))
+
+
+def check_numbers(file: Path, read: Callable[[], object]) -> None:
+    """Check that no number in a file makes `read` fail with anything but one line."""
+    text = file.read_text()
+
+    def write_and_read(tree: Any) -> None:
+        file.write_text(json.dumps(tree))
+        read()
+
+    read()
     try:
-        assert faults(json.loads(text), read) == []
+        assert faults(json.loads(text), write_and_read) == []
     finally:
-        (pipeline / file).write_text(text)
+        file.write_text(text)
 
 
 SIZES = ("embed_dim", "depth", "num_heads", "num_memory_tokens")

@@ -247,7 +247,11 @@ def with_tensors(part: str, alter: Callable[[dict[str, Tensor]], Any]) -> Callab
 DIT, SCHEDULER, PROJECTION = "transformer/config.json", "scheduler/scheduler_config.json", "projection_model/config.json"
 BIAS, KEYS = "transformer_blocks.1.norm2.bias", "transformer_blocks.1.attn2.to_k.weight"
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "another pipeline": (with_values("model_index.json", _class_name="StableAudio3Pipeline"), "Did you mean 'StableAudioPipeline'"),
+    "another pipeline": (with_values("model_index.json", _class_name="StableAudioPipelin"), "Did you mean 'StableAudioPipeline'"),
+    "the pipeline of Stable Audio 3": (
+        with_values("model_index.json", _class_name="StableAudio3Pipeline"),
+        "transformer is ['diffusers', 'StableAudioDiTModel']; expected ['diffusers', 'StableAudio3DiTModel']",
+    ),
     "another scheduler": (
         with_values("model_index.json", scheduler=["diffusers", "EDMDPMSolverMultistepScheduler"]),
         "model_index.json': scheduler is ['diffusers', 'EDMDPMSolverMultistepScheduler']; expected ['diffusers', 'CosineDPMSolver",

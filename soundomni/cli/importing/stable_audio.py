@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--text-encoder",
         type=expanded,
         metavar="DIR",
-        help="folder with the T5 that reads prompts (default: text_encoder and tokenizer of a diffusers pipeline in SRC, "
+        help="folder with the T5 or T5Gemma that reads prompts (default: text_encoder and tokenizer of a diffusers pipeline in SRC, "
         "otherwise the one that the config names, in your Hub cache)",
     )
     parser.add_argument("--license", metavar="NAME", help="license of the weights, for the model card (default: unknown)")
@@ -78,18 +78,25 @@ def _checkpoint(args: argparse.Namespace, source: Path, encoder: str | None) -> 
 def _pipeline(args: argparse.Namespace, source: Path, encoder: str | None) -> ImportedModel:
     """Import a diffusers pipeline."""
     from soundomni.cli.parsing import UsageError
-    from soundomni.experts.checkpoints.stable_audio_diffusers_config import check_index, read_file, read_pipeline
+    from soundomni.core.errors import SpecError
+    from soundomni.experts.checkpoints.stable_audio_3_diffusers_config import read_third_pipeline
+    from soundomni.experts.checkpoints.stable_audio_diffusers_config import read_pipeline
+    from soundomni.experts.checkpoints.stable_audio_diffusers_files import THIRD, find_family, read_file
     from soundomni.experts.checkpoints.stable_audio_diffusers_import import import_pipeline, read_part
 
     if args.config is not None:
         wrong = f"--config only applies to checkpoints of stable-audio-tools; '{source}' is a diffusers pipeline"
         raise UsageError(f"{wrong}. Leave it out")
     folder = source if source.is_dir() else source.parent
-    check_index(folder)
+    family = find_family(folder)
     config = Path("vae", "config.json")
     tree, weights = read_file(folder, str(config)), read_part(folder / "vae")
     codec = _codec(weights, tree, folder / config)
-    return import_pipeline(folder, read_pipeline(folder, codec.init_args, text_encoder=encoder), codec, weights)
+    if codec.plugin != family.codec:
+        expected = f"{family.class_of('vae')}, the codec of a {family.pipelines[0]}"
+        raise SpecError(f"'{folder / 'vae'}' holds the tensors of the codec {codec.plugin}; expected those of {expected}")
+    read = read_third_pipeline if family is THIRD else read_pipeline
+    return import_pipeline(folder, read(folder, codec.init_args, text_encoder=encoder), codec, weights)
 
 
 def _config(args: argparse.Namespace) -> tuple[Any, Path]:

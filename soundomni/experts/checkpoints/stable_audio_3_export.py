@@ -57,11 +57,11 @@ def export_third(
         dtype: dtype in which weights are stored.
     """
     spec = resolved(model.spec)
-    config = _config_of(spec)
+    config = third_config_of(spec, by=BY)
+    written = json.dumps(_written(config, codec_config), indent=2)
     tensors = tensors_of(model, config, by=BY) | dict(buffers_of(facts_of(config)))
     tensors |= {f"{CODEC}{name}": tensor for name, tensor in codec.items()}
     write_tensors({name: tensor.detach().cpu().to(dtype).contiguous().clone() for name, tensor in tensors.items()}, folder / WEIGHTS_FILE)
-    written = json.dumps(_written(config, codec_config), indent=2)
     (folder / CONFIG_FILE).write_text(written + "\n", encoding="utf-8")
     made = spec.used[LATENT]
     notes = notes_of(spec, by=BY)
@@ -71,8 +71,8 @@ def export_third(
     return notes
 
 
-def _config_of(model: ModelSpec) -> ModelConfig:
-    """Return the config for a resolved spec. Raise SpecError for a part that stable-audio-3 does not have."""
+def third_config_of(model: ModelSpec, *, by: str) -> ModelConfig:
+    """Return the config for a resolved spec. Raise SpecError for a part that `by`, the other project, does not have."""
     made, key = model.used.get(LATENT), f"model.modalities.{LATENT}"
     given: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
         "model.backbone": (model.backbone.class_path, ("dit-3",)),
@@ -82,10 +82,10 @@ def _config_of(model: ModelSpec) -> ModelConfig:
         f"{key}.objective.shows_known": (made and made.objective and made.objective.init_args.get("shows_known"), (True,)),
         f"{key}.normalize": (made and made.normalize, ("none",)),
     }
-    check_has(BY, given)
+    check_has(by, given)
     assert made is not None and made.codec is not None, "checked above"
     names = [name for name in model.used if name != LATENT]
-    conditions = {name: _condition(name, model.used[name]) for name in names}
+    conditions = {name: _condition(name, model.used[name], by=by) for name in names}
     codec, backbone = made.codec.init_args, dict(model.backbone.init_args)
     backbone["condition_dim"] = backbone["condition_dim"] or backbone["hidden_dim"]
     return ModelConfig(
@@ -97,31 +97,30 @@ def _config_of(model: ModelSpec) -> ModelConfig:
         plugin="dit-3",
         backbone=backbone,
         condition_dim=backbone["condition_dim"],
-        conditions=tuple(conditions[name] for name in crossing(model, names, by=BY)),
+        conditions=tuple(conditions[name] for name in crossing(model, names, by=by)),
         global_ids=tuple(name for name, one in conditions.items() if one.is_global),
         inpaints=True,
         unused=(),
     )
 
 
-def _condition(name: str, spec: ModalitySpec) -> Condition:
-    """Return the conditioner of a modality. Raise SpecError if stable-audio-3 has no such conditioner."""
+def _condition(name: str, spec: ModalitySpec, *, by: str) -> Condition:
+    """Return the conditioner of a modality. Raise SpecError if `by`, the other project, has no such conditioner."""
     key, encoder = f"model.modalities.{name}", spec.encoder
     kind = None if encoder is None else encoder.class_path
     connectors = {T5GEMMA: "identity", NUMBER: "linear"}
     if encoder is None or kind not in connectors or spec.connector.class_path != connectors[kind]:
         raise SpecError(
-            f"{key} has the encoder {kind!r} and the connector '{spec.connector.class_path}', but {BY} only has t5gemma with identity, and "
+            f"{key} has the encoder {kind!r} and the connector '{spec.connector.class_path}', but {by} only has t5gemma with identity, and "
             "number with linear, so this model cannot be exported to it"
         )
     arguments, ways = encoder.init_args, spec.enters.split("+")
     if kind == NUMBER:
-        check_has(BY, {f"{key}.encoder.num_frequencies": (arguments["num_frequencies"], (NUM_FREQUENCIES,))})
+        check_has(by, {f"{key}.encoder.num_frequencies": (arguments["num_frequencies"], (NUM_FREQUENCIES,))})
         settings = {argument: arguments[argument] for argument in ("least", "most", "features")}
     else:
-        check_has(BY, {f"{key}.encoder.name": (arguments["name"], (T5GEMMA_MODEL,))})
         if arguments["pad_to"] is None:
-            raise SpecError(f"{key}.encoder.pad_to is null, but {BY} pads all texts, so this model cannot be exported to it")
+            raise SpecError(f"{key}.encoder.pad_to is null, but {by} pads all texts, so this model cannot be exported to it")
         settings = {"name": arguments["name"], "max_length": arguments["pad_to"]}
     return Condition(id=name, kind=kind, settings=settings, crosses="cross" in ways, is_global="global" in ways)
 
@@ -179,5 +178,6 @@ def _conditioner(condition: Condition) -> dict[str, Any]:
         kind = "expo" if settings["features"] == "fixed" else "learned"
         given = {"min_val": settings["least"], "max_val": settings["most"], "fourier_features_type": kind}
     else:
+        check_has(BY, {f"model.modalities.{condition.id}.encoder.name": (settings["name"], (T5GEMMA_MODEL,))})
         given = {"model_name": settings["name"], "max_length": settings["max_length"], "padding_mode": "learned"}
     return {"id": condition.id, "type": condition.kind, "config": given}

@@ -7,17 +7,23 @@ here; the error names the file.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from soundomni.core.errors import SpecError, did_you_mean, message_of, shown
-from soundomni.core.files.small_files import read_json
+from soundomni.core.errors import SpecError
 from soundomni.core.limits import check_count
 from soundomni.core.pretrained.config_sections import Section
 from soundomni.experts.checkpoints.local_model import CONFIG, NETWORK_FOLDER, TOKENIZER_FOLDER
+from soundomni.experts.checkpoints.stable_audio_diffusers_files import (
+    OPEN,
+    SCHEDULER_FILE,
+    TOKENIZER_FILE,
+    check_agreement,
+    config_in,
+    expect_class,
+)
 from soundomni.experts.checkpoints.stable_audio_diffusers_layout import NUMBER_NAMES
 from soundomni.experts.checkpoints.stable_audio_model_config import (
     LONGEST_TEXT,
@@ -33,17 +39,6 @@ from soundomni.experts.dit_network import LEAST_ROTATED, NUM_TIME_FEATURES
 from soundomni.experts.frozen_text import MOST_TOKENS
 from soundomni.experts.sizes import MOST_DIM, MOST_LAYERS
 
-INDEX_FILE, SCHEDULER_FILE, TOKENIZER_FILE = "model_index.json", "scheduler_config.json", "tokenizer_config.json"
-PIPELINE = "StableAudioPipeline"
-CLASSES: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "transformer": ("diffusers", ("StableAudioDiTModel",)),
-    "projection_model": ("stable_audio", ("StableAudioProjectionModel",)),
-    "vae": ("diffusers", ("AutoencoderOobleck",)),
-    "scheduler": ("diffusers", ("CosineDPMSolverMultistepScheduler",)),
-    NETWORK_FOLDER: ("transformers", ("T5EncoderModel",)),
-    TOKENIZER_FOLDER: ("transformers", ("T5TokenizerFast", "T5Tokenizer")),
-}
-"""Part of a pipeline → its library and possible classes."""
 PROMPT = "prompt"
 """Our name for the text condition, which has no name in diffusers."""
 NUM_STEPS, GUIDANCE_SCALE = 100, 7.0
@@ -65,7 +60,6 @@ IRRELEVANT = {"num_train_timesteps": int, "rho": float, "lower_order_final": boo
 LEAST_SIGMA = 70.0
 """Below this sigma_max, the noise that diffusers begins with is noticeably louder than ours."""
 MOST_FRAMES = 2**24
-_PRIVATE = ("_class_name", "_diffusers_version", "_name_or_path")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,14 +92,14 @@ def read_pipeline(folder: Path, codec: Mapping[str, Any], *, text_encoder: str |
         SpecError: a file is missing or not such a config, has an unknown key or a wrong value, or asks for something
             that cannot be computed here.
     """
-    with _config(folder, f"projection_model/{CONFIG}") as projection:
+    with config_in(folder, f"projection_model/{CONFIG}") as projection:
         condition_dim, seconds = _projection(projection)
-    with _config(folder, f"transformer/{CONFIG}") as transformer:
+    with config_in(folder, f"transformer/{CONFIG}") as transformer:
         frames, backbone = _transformer(transformer, condition_dim, codec["latent_dim"])
-    with _config(folder, f"scheduler/{SCHEDULER_FILE}") as scheduler:
+    with config_in(folder, f"scheduler/{SCHEDULER_FILE}") as scheduler:
         sampler, notes = _scheduler(scheduler)
     length, more = _longest_text(folder)
-    name, found, told = _text_encoder(folder, text_encoder)
+    name, found, told = read_text_encoder(folder, text_encoder, usual=USUAL_T5)
     prompt = Condition(id=PROMPT, kind=T5, settings={"name": name, "max_length": length}, crosses=True, is_global=False)
     numbers = (Condition(id=name, kind=NUMBER, settings=seconds, crosses=True, is_global=True) for name in NUMBER_NAMES)
     config = ModelConfig(
@@ -124,55 +118,9 @@ def read_pipeline(folder: Path, codec: Mapping[str, Any], *, text_encoder: str |
     return Pipeline(config=config, sampler=sampler, text_encoder=found, notes=(*notes, *more, *told))
 
 
-def check_index(folder: Path) -> None:
-    """Raise SpecError unless a pipeline is one of Stable Audio Open."""
-    with _config(folder, INDEX_FILE) as index:
-        _expect_class(index, PIPELINE)
-        for part, (library, classes) in CLASSES.items():
-            given = index.take(part, list[Any])
-            is_absent = given == [None, None] and library == "transformers"
-            if not is_absent and (len(given) != 2 or given[1] not in classes):
-                near = did_you_mean(str(given[-1]), classes) if given else ""
-                expected = f"{[library, classes[0]]}, the only one that {MODEL} has"
-                raise SpecError(f"{part} is {shown(given)}; expected {expected}.{near}")
-
-
-def read_file(folder: Path, name: str) -> Any:
-    """Return the contents of a JSON file of a pipeline. Raise SpecError if it cannot be read."""
-    file = folder / name
-    if not file.is_file():
-        raise SpecError(f"'{folder}' has no {name}; expected all files of a diffusers pipeline, as save_pretrained writes it")
-    try:
-        return read_json(file)
-    except (OSError, ValueError) as error:
-        raise SpecError(f"'{file}' cannot be read as JSON: {message_of(error)}") from error
-
-
-@contextmanager
-def _config(folder: Path, name: str, *, others: bool = False) -> Iterator[Section]:
-    """Yield the config in a file, and name the file in errors about it. Unless `others` is set, every key has to be
-    read.
-
-    Raise SpecError if the file cannot be read.
-    """
-    tree = read_file(folder, name)
-    try:
-        section = Section(tree, "")
-        yield section
-        section.close(unused=_PRIVATE, others=others)
-    except SpecError as error:
-        raise SpecError(f"'{folder / name}': {error}") from error
-
-
-def _expect_class(section: Section, name: str) -> None:
-    given = section.take("_class_name", str)
-    if given != name:
-        raise SpecError(f"_class_name is '{given}'; expected '{name}'.{did_you_mean(given, [name])}")
-
-
 def _projection(section: Section) -> tuple[int, Mapping[str, float]]:
     """Return the dimensions of conditions, and the range of seconds."""
-    _expect_class(section, "StableAudioProjectionModel")
+    expect_class(section, OPEN.class_of("projection_model"))
     text_dim, condition_dim = section.take("text_encoder_dim", int), section.take_whole("conditioning_dim", most=MOST_DIM)
     if text_dim != condition_dim:
         told = f"text_encoder_dim is {text_dim}; expected {condition_dim}"
@@ -183,7 +131,7 @@ def _projection(section: Section) -> tuple[int, Mapping[str, float]]:
 def _transformer(section: Section, condition_dim: int, latent_dim: int) -> tuple[int, dict[str, Any]]:
     """Return the frames of a clip, and the backbone's arguments. Raise SpecError for sizes that the backbone cannot
     have."""
-    _expect_class(section, "StableAudioDiTModel")
+    expect_class(section, OPEN.class_of("transformer"))
     frames = section.take("sample_size", float, 1024.0)
     if frames != round(frames) or not 1 <= frames <= MOST_FRAMES:
         raise SpecError(f"sample_size is {frames:g}; expected a whole number of frames, at most {MOST_FRAMES:,}")
@@ -194,9 +142,7 @@ def _transformer(section: Section, condition_dim: int, latent_dim: int) -> tuple
     )
     hidden_dim, seen_dim = num_heads * head_dim, section.take("cross_attention_dim", int, 768)
     check_count("num_attention_heads times attention_head_dim", hidden_dim, most=MOST_DIM)
-    if head_dim // 2 < LEAST_ROTATED:
-        told = f"diffusers rotates {head_dim // 2} dimensions of a head, and {TRANSFORMER} at least {LEAST_ROTATED}"
-        raise SpecError(f"attention_head_dim is {head_dim}; expected at least {2 * LEAST_ROTATED}: {told}")
+    check_rotation("attention_head_dim", head_dim, by=TRANSFORMER)
     if seen_dim not in (condition_dim, hidden_dim):
         told = f"{condition_dim}, the dimensions of conditions, or {hidden_dim}, those of the transformer"
         raise SpecError(f"cross_attention_dim is {seen_dim}; expected {told}, the only ones that {TRANSFORMER} has")
@@ -208,10 +154,7 @@ def _transformer(section: Section, condition_dim: int, latent_dim: int) -> tuple
         "global_states_input_dim": (1536, len(NUMBER_NAMES) * condition_dim),
         "cross_attention_input_dim": (768, condition_dim),
     }
-    for name, (default, expected) in agreeing.items():
-        given = section.take(name, int, default)
-        if given != expected:
-            raise SpecError(f"{name} is {given}; expected {expected}, to agree with the rest of the pipeline")
+    check_agreement(section, agreeing)
     return round(frames), {
         "hidden_dim": hidden_dim,
         "num_layers": num_layers,
@@ -227,7 +170,7 @@ def _transformer(section: Section, condition_dim: int, latent_dim: int) -> tuple
 
 def _scheduler(section: Section) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the sampler that takes the same steps, and notes on what differs. The last step goes to 0 at any order."""
-    _expect_class(section, "CosineDPMSolverMultistepScheduler")
+    expect_class(section, OPEN.class_of("scheduler"))
     least, most = section.take("sigma_min", float, SIGMAS[0]), section.take("sigma_max", float, SIGMAS[1])
     if not 0 < least < most < float("inf"):
         told = f"sigma_min is {least:g} and sigma_max is {most:g}"
@@ -247,7 +190,7 @@ def _longest_text(folder: Path) -> tuple[int, tuple[str, ...]]:
     name = f"{TOKENIZER_FOLDER}/{TOKENIZER_FILE}"
     if not (folder / name).is_file():
         return LONGEST_TEXT, (f"texts have {LONGEST_TEXT} tokens, because there is no {name} that says how many",)
-    with _config(folder, name, others=True) as section:
+    with config_in(folder, name, others=True) as section:
         length = section.take_whole("model_max_length", most=MOST_TOKENS, hint=f"Set the tokens of a text, such as {LONGEST_TEXT}")
         side: Literal["right"] = "right"
         for key in ("padding_side", "truncation_side"):
@@ -255,10 +198,23 @@ def _longest_text(folder: Path) -> tuple[int, tuple[str, ...]]:
     return length, ()
 
 
-def _text_encoder(folder: Path, other: str | None) -> tuple[str, str | None, tuple[str, ...]]:
-    """Return the T5's name, its folder (None to look the name up), and a note if the name had to be assumed."""
+def read_text_encoder(folder: Path, other: str | None, *, usual: str) -> tuple[str, str | None, tuple[str, ...]]:
+    """Return the text encoder's name, its folder (None to look the name up), and a note if the name had to be assumed.
+
+    Args:
+        folder: the pipeline.
+        other: folder of a text encoder to use instead; None for its own.
+        usual: name that is assumed if the pipeline has none.
+    """
     if not (folder / NETWORK_FOLDER).is_dir():
-        return USUAL_T5, other, (f"the pipeline has no {NETWORK_FOLDER}; it was assumed to be {USUAL_T5}",)
+        return usual, other, (f"the pipeline has no {NETWORK_FOLDER}; it was assumed to be {usual}",)
     found = other or str(folder.resolve())
-    with _config(folder, f"{NETWORK_FOLDER}/{CONFIG}", others=True) as section:
+    with config_in(folder, f"{NETWORK_FOLDER}/{CONFIG}", others=True) as section:
         return section.take("_name_or_path", str, "").strip() or found, found, ()
+
+
+def check_rotation(key: str, head_dim: int, *, by: str) -> None:
+    """Raise SpecError for heads that are so small that diffusers and `by`, the backbone, rotate other dimensions."""
+    if head_dim // 2 < LEAST_ROTATED:
+        told = f"diffusers rotates {head_dim // 2} dimensions of a head, and {by} at least {LEAST_ROTATED}"
+        raise SpecError(f"{key} is {head_dim}; expected at least {2 * LEAST_ROTATED}: {told}")

@@ -14,7 +14,6 @@ around the network.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -24,26 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from soundomni.core.assembly.modality import EncoderModality
 from soundomni.core.errors import SpecError
 from soundomni.core.pretrained.omni import SoundOmni
-from soundomni.core.pretrained.weights import write_tensors
 from soundomni.core.spec.schema import GuidanceSpec, ModelSpec
-from soundomni.experts.checkpoints.local_model import CONFIG
-from soundomni.experts.checkpoints.stable_audio_diffusers_config import (
-    CLASSES,
-    GUIDANCE_SCALE,
-    INDEX_FILE,
-    NUM_STEPS,
-    PIPELINE,
-    SAMPLER,
-    SCHEDULER,
-    SCHEDULER_FILE,
-    SIGMAS,
-)
-from soundomni.experts.checkpoints.stable_audio_diffusers_import import WEIGHTS_FILES
-from soundomni.experts.checkpoints.stable_audio_diffusers_layout import NUMBER_NAMES, PROJECTION, TRANSFORMER, VAE, norm_biases, pieces_of
-from soundomni.experts.checkpoints.stable_audio_diffusers_t5 import write_t5
+from soundomni.experts.checkpoints.stable_audio_diffusers_config import GUIDANCE_SCALE, NUM_STEPS, SAMPLER, SCHEDULER, SIGMAS
+from soundomni.experts.checkpoints.stable_audio_diffusers_files import OPEN
+from soundomni.experts.checkpoints.stable_audio_diffusers_layout import NUMBER_NAMES, PROJECTION, TRANSFORMER, VAE, places_of
+from soundomni.experts.checkpoints.stable_audio_diffusers_t5 import T5_FILES
+from soundomni.experts.checkpoints.stable_audio_diffusers_writing import write_pipeline
 from soundomni.experts.checkpoints.stable_audio_export import check_has, config_of, resolved, tensors_of
 from soundomni.experts.checkpoints.stable_audio_export_notes import notes_of
 from soundomni.experts.checkpoints.stable_audio_layout import LATENT
@@ -74,20 +61,18 @@ def export_pipeline(
     spec = resolved(model.spec)
     config = _checked(spec)
     whole = tensors_of(model, config, by=BY)
-    tensors = {name: tensor for piece in pieces_of(config) for name, tensor in piece.split(whole[piece.source]).items()}
-    tensors |= {name: torch.zeros(config.backbone["hidden_dim"]) for name in norm_biases(config.backbone["num_layers"])}
-    tensors |= {f"{VAE}{name}": tensor for name, tensor in codec.items()}
-    prompt = next(one for one in config.conditions if one.kind == T5)
-    modality = model.model.modality(prompt.id)
-    assert isinstance(modality, EncoderModality), "a condition has an encoder"
-    source: Any = modality.encoder  # a T5Encoder, as the spec says
-    write_t5(source.model, folder, max_length=prompt.settings["max_length"])
-    _write_json(folder / INDEX_FILE, _index())
-    _write_json(folder / "scheduler" / SCHEDULER_FILE, _scheduler(spec))
-    configs = {TRANSFORMER: _transformer(config, _hop(spec)), PROJECTION: _projection(config), VAE: codec_config}
-    for prefix, tree in configs.items():
-        _write_json(folder / prefix.rstrip(".") / CONFIG, {**tree, "_diffusers_version": VERSION})
-        _write_weights(tensors, prefix, folder, dtype)
+    write_pipeline(
+        model,
+        folder,
+        family=OPEN,
+        version=VERSION,
+        text_files=T5_FILES,
+        prompt=next(one for one in config.conditions if one.kind == T5),
+        scheduler=_scheduler(spec),
+        configs={TRANSFORMER: _transformer(config, _hop(spec)), PROJECTION: _projection(config), VAE: codec_config},
+        tensors=places_of(config).written(whole) | {f"{VAE}{name}": tensor for name, tensor in codec.items()},
+        dtype=dtype,
+    )
     return (*notes_of(spec, by=BY, clamps=False, takes_main=False), *_sampling_notes(spec))
 
 
@@ -131,17 +116,12 @@ def _hop(spec: ModelSpec) -> int:
     return math.prod(spec.codec.init_args["strides"])
 
 
-def _index() -> dict[str, Any]:
-    parts = {part: [library, classes[0]] for part, (library, classes) in CLASSES.items()}
-    return {"_class_name": PIPELINE, "_diffusers_version": VERSION, **parts}
-
-
 def _transformer(config: ModelConfig, hop: int) -> dict[str, Any]:
     backbone = config.backbone
     head_dim = backbone["hidden_dim"] // backbone["num_heads"]
     seen_dim = backbone["hidden_dim"] if backbone["project_conditions"] else config.condition_dim
     return {
-        "_class_name": CLASSES["transformer"][1][0],
+        "_class_name": OPEN.class_of("transformer"),
         "sample_size": config.sample_size // hop,
         "in_channels": config.latent_dim,
         "num_layers": backbone["num_layers"],
@@ -159,7 +139,7 @@ def _transformer(config: ModelConfig, hop: int) -> dict[str, Any]:
 def _projection(config: ModelConfig) -> dict[str, Any]:
     seconds = next(one.settings for one in config.conditions if one.kind == NUMBER)
     return {
-        "_class_name": CLASSES["projection_model"][1][0],
+        "_class_name": OPEN.class_of("projection_model"),
         "text_encoder_dim": config.condition_dim,
         "conditioning_dim": config.condition_dim,
         "min_value": seconds["least"],
@@ -173,8 +153,7 @@ def _scheduler(spec: ModelSpec) -> dict[str, Any]:
     schedule = _schedule(spec)
     least, most = (schedule["sigma_min"], schedule["sigma_max"]) if schedule.get("spacing") == "exponential" else SIGMAS
     return {
-        "_class_name": CLASSES["scheduler"][1][0],
-        "_diffusers_version": VERSION,
+        "_class_name": OPEN.class_of("scheduler"),
         "sigma_min": least,
         "sigma_max": most,
         "sigma_data": 1.0,
@@ -215,15 +194,3 @@ def _takes_usual_steps(arguments: Mapping[str, Any]) -> bool:
     schedule = arguments["schedule"]
     given = (schedule["spacing"], schedule["rho"], arguments["eta"], arguments["s_noise"])
     return given == ("exponential", 1.0, 1.0, 1.0)
-
-
-def _write_weights(tensors: Mapping[str, Tensor], prefix: str, folder: Path, dtype: torch.dtype) -> None:
-    """Write the tensors with a prefix into their folder. Rows of one weight stay views of it; they do not overlap."""
-    own = {name.removeprefix(prefix): one.detach() for name, one in tensors.items() if name.startswith(prefix)}
-    stored = {name: one.cpu().to(dtype).contiguous() for name, one in own.items()}
-    write_tensors(stored, folder / prefix.rstrip(".") / WEIGHTS_FILES[0])
-
-
-def _write_json(file: Path, tree: Mapping[str, Any]) -> None:
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")

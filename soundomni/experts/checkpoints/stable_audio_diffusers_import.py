@@ -1,27 +1,30 @@
-"""Imports a diffusers pipeline of Stable Audio Open, with the same result as importing its stable-audio-tools
+"""Imports a diffusers pipeline of Stable Audio Open or Stable Audio 3, with the same result as importing its
 checkpoint.
 
 | folder | what is read |
 |---|---|
-| transformer, projection_model | config.json and diffusion_pytorch_model.safetensors, or .bin, or shards with an index |
+| transformer, projection_model or duration_embedder | config.json, and diffusion_pytorch_model as safetensors or bin, or shards |
 | vae | the same, see soundomni/vae/checkpoints |
 | scheduler | scheduler_config.json |
-| text_encoder, tokenizer | the name of the T5 and the number of tokens; the encoder `t5` reads the rest from there |
+| text_encoder, tokenizer | the name of the T5 or T5Gemma and the number of tokens; its encoder reads the rest |
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from soundomni.core.errors import CheckpointError, some
 from soundomni.core.pretrained.foreign_weights import PICKLE_SUFFIXES, SAFE_SUFFIX, WeightFile, join_weights, read_floating, read_weights
-from soundomni.experts.checkpoints.stable_audio_diffusers_config import INDEX_FILE, Pipeline
-from soundomni.experts.checkpoints.stable_audio_diffusers_layout import PROJECTION, TRANSFORMER, VAE, Piece, norm_biases, pieces_of
+from soundomni.experts.checkpoints.stable_audio_3_diffusers_layout import third_places
+from soundomni.experts.checkpoints.stable_audio_diffusers_config import Pipeline
+from soundomni.experts.checkpoints.stable_audio_diffusers_files import INDEX_FILE
+from soundomni.experts.checkpoints.stable_audio_diffusers_layout import VAE, Piece, Places, places_of
 from soundomni.experts.checkpoints.stable_audio_import import CodecPart, ImportedModel, facts_of, import_stable_audio
 from soundomni.experts.checkpoints.stable_audio_layout import Shape, buffers_of
 
@@ -56,15 +59,16 @@ def import_pipeline(folder: Path, pipeline: Pipeline, codec: CodecPart, codec_we
         codec_weights: the file with the codec's weights.
 
     Raises:
-        CheckpointError: a tensor is missing, has another shape or is unexplained, or the bias of a norm is not zero.
+        CheckpointError: a tensor is missing, has another shape or is unexplained, or one that follows from the sizes
+            has other values.
         SpecError: the text encoder cannot be found.
     """
-    parts = {prefix: read_part(folder / prefix.rstrip(".")) for prefix in (TRANSFORMER, PROJECTION)}
+    places = third_places(pipeline.config) if pipeline.config.plugin == "dit-3" else places_of(pipeline.config)
+    parts = {prefix: read_part(folder / prefix.rstrip(".")) for prefix in places.parts}
     weights = join_weights(folder, parts)
-    pieces, biases = pieces_of(pipeline.config), norm_biases(pipeline.config.backbone["num_layers"])
-    _check(weights, pieces, biases, pipeline.config.backbone["hidden_dim"])
+    _check(weights, places, by=f"the backbone {pipeline.config.plugin}")
     found: dict[str, tuple[Shape, Callable[[], Tensor]]] = {
-        piece.source: (piece.joined_shape, partial(_join, weights, piece)) for piece in pieces
+        piece.source: (piece.joined_shape, partial(_join, weights, piece)) for piece in places.pieces
     }
     for name, tensor in buffers_of(facts_of(pipeline.config)):
         found[name] = tuple(tensor.shape), partial(_same, tensor)
@@ -72,22 +76,23 @@ def import_pipeline(folder: Path, pipeline: Pipeline, codec: CodecPart, codec_we
     imported = import_stable_audio(
         weights.made_of(found), pipeline.config, prefixed, text_encoder=pipeline.text_encoder, sampler=pipeline.sampler
     )
-    names = {piece.source: piece.theirs for piece in pieces}
+    names = {piece.source: piece.theirs for piece in places.pieces}
     used = {theirs: ours for source, ours in imported.used.items() for theirs in names.get(source, (source,))}
     return replace(
         imported,
         weights=join_weights(folder, parts | {VAE: codec_weights}),
         layout=LAYOUT,
         used=used,
-        unused=dict.fromkeys(biases, "zero, like that of every norm") | dict.fromkeys(weights.others, "not a tensor"),
+        unused=dict.fromkeys(places.constants, places.why) | dict.fromkeys(weights.others, "not a tensor"),
         notes=(*imported.notes, *pipeline.notes),
     )
 
 
-def _check(weights: WeightFile, pieces: Iterable[Piece], biases: Mapping[str, str], hidden_dim: int) -> None:
-    """Raise CheckpointError unless a pipeline has exactly these tensors, and the biases of its norms are zero."""
-    wanted: dict[str, Shape] = {name: piece.shape for piece in pieces for name in piece.theirs}
-    wanted |= dict.fromkeys(biases, (hidden_dim,))
+def _check(weights: WeightFile, places: Places, *, by: str) -> None:
+    """Raise CheckpointError unless a pipeline has exactly these tensors, and its constants have their values; `by` is
+    the backbone."""
+    wanted: dict[str, Shape] = {name: piece.shape for piece in places.pieces for name in piece.theirs}
+    wanted |= {name: tuple(tensor.shape) for name, tensor in places.constants.items()}
     problems = {
         "missing": sorted(wanted.keys() - weights.keys()),
         "unexpected": sorted(weights.keys() - wanted.keys()),
@@ -101,9 +106,14 @@ def _check(weights: WeightFile, pieces: Iterable[Piece], biases: Mapping[str, st
     if told:
         start = f"'{weights.path}' does not fit its configs: of the {len(wanted)} tensors"
         raise CheckpointError(f"{start} of the model, {'; '.join(told)}")
-    for name in biases:
-        if read_floating(weights, name).any():
-            raise CheckpointError(f"'{weights.path}': {name} is not zero; expected zero, because the backbone dit does not have this bias")
+    for name, expected in places.constants.items():
+        stored = read_floating(weights, name)
+        if torch.allclose(stored.float(), expected.to(stored.dtype).float(), rtol=1e-3, atol=0):
+            continue
+        if expected.any():
+            raise CheckpointError(f"'{weights.path}': {name} has other values than its sizes give; {by} only has these")
+        expected_zero = f"expected zero, because {by} does not have this bias"
+        raise CheckpointError(f"'{weights.path}': {name} is not zero; {expected_zero}")
 
 
 def _join(weights: WeightFile, piece: Piece) -> Tensor:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from soundomni.core.pretrained.differential_rows import from_diffusers, to_diffusers
 from soundomni.experts.checkpoints.stable_audio_layout import CONDITIONERS, DIT, Shape
 from soundomni.experts.checkpoints.stable_audio_model_config import NUM_FREQUENCIES, ModelConfig
 from soundomni.experts.dit_network import MLP_RATIO, NUM_TIME_FEATURES
@@ -41,12 +42,15 @@ class Piece:
         theirs: names in the pipeline, in the order of the rows.
         shape: shape of each tensor in the pipeline.
         adds_axis: whether the tensor of stable-audio-tools has one more axis, of size 1, at its end.
+        reordered: whether it is a joint projection of differential attention, whose parts diffusers has in another
+            order.
     """
 
     source: str
     theirs: tuple[str, ...]
     shape: Shape
     adds_axis: bool = False
+    reordered: bool = False
 
     @property
     def joined_shape(self) -> Shape:
@@ -56,12 +60,42 @@ class Piece:
 
     def join(self, tensors: Sequence[Tensor]) -> Tensor:
         """Return the tensor of stable-audio-tools."""
-        return torch.cat(list(tensors)).reshape(self.joined_shape)
+        joined = torch.cat(list(tensors)).reshape(self.joined_shape)
+        return from_diffusers(joined) if self.reordered else joined
 
     def split(self, tensor: Tensor) -> dict[str, Tensor]:
         """Return the tensors of the pipeline by name."""
-        parts = tensor.chunk(len(self.theirs))
+        parts = (to_diffusers(tensor) if self.reordered else tensor).chunk(len(self.theirs))
         return {name: part.reshape(self.shape) for name, part in zip(self.theirs, parts, strict=True)}
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the tensors of a model are in a pipeline, without those of its codec.
+
+    Args:
+        parts: prefixes of the folders that hold them.
+        pieces: those that make up tensors of stable-audio-tools.
+        constants: name of another tensor → its values, the only ones that it can have.
+        why: what the import report says about these.
+    """
+
+    parts: tuple[str, ...]
+    pieces: Sequence[Piece]
+    constants: Mapping[str, Tensor]
+    why: str
+
+    def written(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of a pipeline from those of stable-audio-tools."""
+        split = {name: tensor for piece in self.pieces for name, tensor in piece.split(tensors[piece.source]).items()}
+        return split | dict(self.constants)
+
+
+def places_of(config: ModelConfig) -> Places:
+    """Return where the tensors of a model with the backbone `dit` are."""
+    zeros = torch.zeros(1).expand(config.backbone["hidden_dim"])  # takes no memory, however large the config says
+    biases = dict.fromkeys(norm_biases(config.backbone["num_layers"]), zeros)
+    return Places((TRANSFORMER, PROJECTION), pieces_of(config), biases, "zero, like that of every norm")
 
 
 def pieces_of(config: ModelConfig) -> list[Piece]:
@@ -71,16 +105,16 @@ def pieces_of(config: ModelConfig) -> list[Piece]:
     seen_dim, num_times = hidden_dim if backbone["project_conditions"] else condition_dim, NUM_TIME_FEATURES // 2
     found = [
         Piece(f"{DIT}timestep_features.weight", (f"{TRANSFORMER}time_proj.weight",), (num_times,), adds_axis=True),
-        *_linear("to_timestep_embed.0", "timestep_proj.0", (hidden_dim, NUM_TIME_FEATURES), bias=True),
-        *_linear("to_timestep_embed.2", "timestep_proj.2", (hidden_dim, hidden_dim), bias=True),
-        *_linear("to_global_embed.0", "global_proj.0", (hidden_dim, condition_dim * len(NUMBER_NAMES))),
-        *_linear("to_global_embed.2", "global_proj.2", (hidden_dim, hidden_dim)),
-        *_linear("to_cond_embed.0", "cross_attention_proj.0", (seen_dim, condition_dim)),
-        *_linear("to_cond_embed.2", "cross_attention_proj.2", (seen_dim, seen_dim)),
-        *_linear("preprocess_conv", "preprocess_conv", (latent_dim, latent_dim, 1)),
-        *_linear("postprocess_conv", "postprocess_conv", (latent_dim, latent_dim, 1)),
-        *_linear("transformer.project_in", "proj_in", (hidden_dim, latent_dim)),
-        *_linear("transformer.project_out", "proj_out", (latent_dim, hidden_dim)),
+        *linear("to_timestep_embed.0", "timestep_proj.0", (hidden_dim, NUM_TIME_FEATURES), bias=True),
+        *linear("to_timestep_embed.2", "timestep_proj.2", (hidden_dim, hidden_dim), bias=True),
+        *linear("to_global_embed.0", "global_proj.0", (hidden_dim, condition_dim * len(NUMBER_NAMES))),
+        *linear("to_global_embed.2", "global_proj.2", (hidden_dim, hidden_dim)),
+        *linear("to_cond_embed.0", "cross_attention_proj.0", (seen_dim, condition_dim)),
+        *linear("to_cond_embed.2", "cross_attention_proj.2", (seen_dim, seen_dim)),
+        *linear("preprocess_conv", "preprocess_conv", (latent_dim, latent_dim, 1)),
+        *linear("postprocess_conv", "postprocess_conv", (latent_dim, latent_dim, 1)),
+        *linear("transformer.project_in", "proj_in", (hidden_dim, latent_dim)),
+        *linear("transformer.project_out", "proj_out", (latent_dim, hidden_dim)),
     ]
     for layer in range(backbone["num_layers"]):
         found += _layer(layer, hidden_dim, seen_dim)
@@ -92,30 +126,27 @@ def pieces_of(config: ModelConfig) -> list[Piece]:
     return found
 
 
-def norm_biases(num_layers: int) -> dict[str, str]:
-    """Return the biases of norms: name in a pipeline → name in stable-audio-tools. All of them are zero."""
-    return {
-        f"{TRANSFORMER}transformer_blocks.{layer}.{theirs}.bias": f"{DIT}transformer.layers.{layer}.{name}.beta"
-        for layer in range(num_layers)
-        for name, theirs in NORMS.items()
-    }
+def norm_biases(num_layers: int) -> list[str]:
+    """Return the names of the biases of norms. All of them are zero."""
+    layers = [f"{TRANSFORMER}transformer_blocks.{layer}" for layer in range(num_layers)]
+    return [f"{layer}.{norm}.bias" for layer in layers for norm in NORMS.values()]
 
 
 def _layer(layer: int, hidden_dim: int, seen_dim: int) -> Iterator[Piece]:
     ours, theirs, square = f"transformer.layers.{layer}", f"transformer_blocks.{layer}", (hidden_dim, hidden_dim)
     for name, norm in NORMS.items():
         yield Piece(f"{DIT}{ours}.{name}.gamma", (f"{TRANSFORMER}{theirs}.{norm}.weight",), (hidden_dim,))
-    yield from _linear(f"{ours}.self_attn.to_qkv", f"{theirs}.attn1", square, rows=("to_q", "to_k", "to_v"))
-    yield from _linear(f"{ours}.self_attn.to_out", f"{theirs}.attn1.to_out.0", square)
-    yield from _linear(f"{ours}.cross_attn.to_q", f"{theirs}.attn2.to_q", square)
-    yield from _linear(f"{ours}.cross_attn.to_kv", f"{theirs}.attn2", (seen_dim, seen_dim), rows=("to_k", "to_v"))
-    yield from _linear(f"{ours}.cross_attn.to_out", f"{theirs}.attn2.to_out.0", square)
+    yield from linear(f"{ours}.self_attn.to_qkv", f"{theirs}.attn1", square, rows=("to_q", "to_k", "to_v"))
+    yield from linear(f"{ours}.self_attn.to_out", f"{theirs}.attn1.to_out.0", square)
+    yield from linear(f"{ours}.cross_attn.to_q", f"{theirs}.attn2.to_q", square)
+    yield from linear(f"{ours}.cross_attn.to_kv", f"{theirs}.attn2", (seen_dim, seen_dim), rows=("to_k", "to_v"))
+    yield from linear(f"{ours}.cross_attn.to_out", f"{theirs}.attn2.to_out.0", square)
     inner = MLP_RATIO * hidden_dim
-    yield from _linear(f"{ours}.ff.ff.0.proj", f"{theirs}.ff.net.0.proj", (2 * inner, hidden_dim), bias=True)
-    yield from _linear(f"{ours}.ff.ff.2", f"{theirs}.ff.net.2", (hidden_dim, inner), bias=True)
+    yield from linear(f"{ours}.ff.ff.0.proj", f"{theirs}.ff.net.0.proj", (2 * inner, hidden_dim), bias=True)
+    yield from linear(f"{ours}.ff.ff.2", f"{theirs}.ff.net.2", (hidden_dim, inner), bias=True)
 
 
-def _linear(ours: str, theirs: str, shape: Shape, *, bias: bool = False, rows: Sequence[str] = ()) -> Iterator[Piece]:
+def linear(ours: str, theirs: str, shape: Shape, *, bias: bool = False, rows: Sequence[str] = ()) -> Iterator[Piece]:
     """Yield the weight and the bias of a layer. `rows` names the layers below `theirs`, each of this shape, that are
     its rows."""
     names = [f"{TRANSFORMER}{theirs}.{row}.weight" for row in rows] or [f"{TRANSFORMER}{theirs}.weight"]

@@ -1,10 +1,12 @@
-"""Copies a T5, without its decoder, as the text encoder and tokenizer of a diffusers pipeline."""
+"""Copies a T5 or T5Gemma, without its decoder, as the text encoder and tokenizer of a diffusers pipeline."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +19,81 @@ from soundomni.core.pretrained.foreign_weights import WeightFile, read_floating,
 from soundomni.core.pretrained.weights import write_weights
 from soundomni.experts.checkpoints.language_import import LazyState
 from soundomni.experts.checkpoints.local_model import CONFIG, INDEX, NETWORK_FOLDER, TOKENIZER, TOKENIZER_FOLDER, WEIGHTS, LocalModel
-from soundomni.experts.checkpoints.stable_audio_diffusers_config import TOKENIZER_FILE
+from soundomni.experts.checkpoints.stable_audio_diffusers_files import TOKENIZER_FILE
 
-ENCODER = ("shared.", "encoder.")
-"""Prefixes of the names of an encoder's tensors."""
-OTHERS = ("special_tokens_map.json", "added_tokens.json", "spiece.model")
+OTHERS = ("special_tokens_map.json", "added_tokens.json", "spiece.model", "tokenizer.model")
 """Tokenizer files that are copied if they exist."""
-MARKS = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-USUAL = {"tokenizer_class": "T5TokenizerFast", **MARKS, "extra_ids": 0}
-"""Tokenizer config to write if there is none."""
-ALGORITHM = "Unigram"
-"""The only algorithm that transformers' T5 tokenizer supports."""
 
 
-def write_t5(model: LocalModel, folder: Path, *, max_length: int) -> None:
-    """Write a T5 into the folders of a pipeline, in the precision of its own files.
+@dataclass(frozen=True, kw_only=True)
+class TextFiles:
+    """What transformers expects in the files of a text encoder.
 
     Args:
-        model: the T5 and where its files are.
+        what: the kind of model in words.
+        algorithm: the only algorithm that its tokenizer supports.
+        tokenizer: tokenizer config to write if there is none.
+        tensors: prefixes of an encoder's tensors.
+        container: prefix of all tensors in a file that also has a decoder.
+        config: keys that are changed in the config.
+    """
+
+    what: str
+    algorithm: str
+    tokenizer: Mapping[str, Any]
+    tensors: tuple[str, ...]
+    container: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+T5_FILES = TextFiles(
+    what="T5",
+    algorithm="Unigram",
+    tokenizer={
+        "tokenizer_class": "T5TokenizerFast",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "extra_ids": 0,
+    },
+    tensors=("shared.", "encoder."),
+)
+T5GEMMA_FILES = TextFiles(
+    what="T5Gemma",
+    algorithm="BPE",
+    tokenizer={
+        "tokenizer_class": "GemmaTokenizerFast",
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    },
+    tensors=("encoder.",),
+    container="model.",
+    config={"architectures": ["T5GemmaEncoderModel"], "is_encoder_decoder": False},
+)
+
+
+def write_text_encoder(model: LocalModel, folder: Path, files: TextFiles, *, max_length: int) -> None:
+    """Write a text encoder into the folders of a pipeline, in the precision of its own files.
+
+    Args:
+        model: the text encoder and where its files are.
         folder: the pipeline.
+        files: what transformers expects in them.
         max_length: number of tokens of every text.
 
     Raises:
-        SpecError: its tokenizer is not a T5 tokenizer.
+        SpecError: its tokenizer is of another kind.
         CheckpointError: its weights are damaged.
     """
     tokenizer, network = folder / TOKENIZER_FOLDER, folder / NETWORK_FOLDER
     kind = _tree(model.tokenizer_folder / TOKENIZER).get("model", {}).get("type")
-    if kind != ALGORITHM:
+    if kind != files.algorithm:
         told = f"{place(model.tokenizer_folder / TOKENIZER)} is a tokenizer of type {shown(kind)}"
-        raise SpecError(f"{told}; expected {ALGORITHM}, like every T5 tokenizer. diffusers cannot use this one")
+        expected = f"{files.algorithm}, like every {files.what} tokenizer"
+        raise SpecError(f"{told}; expected {expected}. diffusers cannot use this one")
     tokenizer.mkdir()
     network.mkdir()
     shutil.copyfile(model.tokenizer_folder / TOKENIZER, tokenizer / TOKENIZER)
@@ -54,16 +101,18 @@ def write_t5(model: LocalModel, folder: Path, *, max_length: int) -> None:
         if (model.tokenizer_folder / name).is_file():
             shutil.copyfile(model.tokenizer_folder / name, tokenizer / name)
     known = model.tokenizer_folder / TOKENIZER_FILE
-    _write(tokenizer / TOKENIZER_FILE, {**(_tree(known) if known.is_file() else USUAL), "model_max_length": max_length})
+    settings = _tree(known) if known.is_file() else files.tokenizer
+    _write(tokenizer / TOKENIZER_FILE, {**settings, "model_max_length": max_length})
     named = {} if local_path(model.name).is_dir() else {"_name_or_path": model.name}
-    _write(network / CONFIG, {**model.read(), **named})
+    _write(network / CONFIG, {**model.read(), **files.config, **named})
     weights = read_weights(model.folder / (WEIGHTS if (model.folder / WEIGHTS).is_file() else INDEX), safe=True)
-    write_weights(_encoder(weights), network, dtype=None)
+    write_weights(_encoder(weights, files), network, dtype=None)
 
 
-def _encoder(weights: WeightFile) -> Mapping[str, Tensor]:
-    names = [name for name in weights if name.startswith(ENCODER)]
-    return LazyState({name: lambda name=name: read_floating(weights, name) for name in names})  # type: ignore[misc]
+def _encoder(weights: WeightFile, files: TextFiles) -> Mapping[str, Tensor]:
+    names = {name.removeprefix(files.container): name for name in weights}
+    own = {name: theirs for name, theirs in names.items() if name.startswith(files.tensors)}
+    return LazyState({name: partial(read_floating, weights, theirs) for name, theirs in own.items()})
 
 
 def _tree(file: Path) -> dict[str, Any]:

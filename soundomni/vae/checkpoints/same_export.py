@@ -66,11 +66,21 @@ def same_codec(codec: SameCodec, init_args: Mapping[str, Any]) -> tuple[dict[str
     return state, config["model"]
 
 
-def _written(codec: SameCodec, init_args: Mapping[str, Any], layout: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and config of a codec in a layout. Raise SpecError if the layout's package cannot compute
-    it."""
+def diffusers_same_codec(codec: SameCodec, init_args: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of a codec and its config as they are in a diffusers pipeline of Stable Audio 3. Raise what
+    `export_same` raises."""
+    return _written(codec, init_args, DIFFUSERS, instead="stable-audio-3")
+
+
+def _written(
+    codec: SameCodec, init_args: Mapping[str, Any], layout: str, *, instead: str = SAME
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and config of a codec in a layout.
+
+    Raise SpecError if the layout's package cannot compute it; `instead` is the layout that the error suggests.
+    """
     args = _plain({**init_args, "transformer": _sizes(init_args["transformer"])})
-    config = (_diffusers if layout == DIFFUSERS else _stable_audio)(args)
+    config = _diffusers(args, instead) if layout == DIFFUSERS else _stable_audio(args)
     understood = _flat(_plain(parse_config(config).init_args))  # reading the written config must give this codec
     given = _flat(args)
     different = [name for name, value in understood.items() if value != given[name]]
@@ -125,16 +135,15 @@ def _stable_audio(args: Mapping[str, Any]) -> dict[str, Any]:
     return {**top, "model": model}
 
 
-def _diffusers(args: Mapping[str, Any]) -> dict[str, Any]:
+def _diffusers(args: Mapping[str, Any], instead: str) -> dict[str, Any]:
     sizes = args["transformer"]
     window = sizes["window"]
     if window is None or window[0] != window[1]:
         shown = "null" if window is None else window
-        raise SpecError(
-            f"codec.transformer.window is {shown}, but diffusers' autoencoder only has windows as long on either side; write it as {SAME}"
-        )
+        told = "diffusers' autoencoder only has windows as long on either side"
+        raise SpecError(f"codec.transformer.window is {shown}, but {told}; write it as {instead}")
     if args["decoder_kernel"] != 1:
-        raise SpecError(f"codec.decoder_kernel is {args['decoder_kernel']}, but diffusers' autoencoder only has 1; write it as {SAME}")
+        raise SpecError(f"codec.decoder_kernel is {args['decoder_kernel']}, but diffusers' autoencoder only has 1; write it as {instead}")
     return {
         "_class_name": "AutoencoderSAME",
         "audio_channels": args["channels"],

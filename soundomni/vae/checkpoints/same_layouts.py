@@ -17,6 +17,7 @@ from torch import Tensor
 
 from soundomni.core.assembly.uninitialized import without_memory
 from soundomni.core.errors import CheckpointError
+from soundomni.core.pretrained.differential_rows import from_diffusers, to_diffusers
 from soundomni.core.pretrained.foreign_weights import WeightFile, read_float32
 from soundomni.vae.checkpoints.same_names import (
     DIFFUSERS,
@@ -33,9 +34,6 @@ from soundomni.vae.same_attention import rotary_rates
 from soundomni.vae.same_network import SameTransformer
 
 _IMPLIED = "follows from the sizes"
-_FROM_DIFFUSERS = (0, 2, 4, 1, 3)
-"""Places of the parts q, k, v, q2, k2 of a joint projection in diffusers' order, which is q, q2, k, k2, v."""
-_TO_DIFFUSERS = tuple(_FROM_DIFFUSERS.index(part) for part in range(5))
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ def read_parameter(weights: WeightFile, found: Found, parameter: str) -> Tensor:
     Raise CheckpointError if it is not floating point of at most 32 bits, or holds a number that is not finite.
     """
     tensor = read_float32(weights, found.sources[parameter])
-    return _in_order(tensor, _FROM_DIFFUSERS) if parameter in found.reordered else tensor
+    return from_diffusers(tensor) if parameter in found.reordered else tensor
 
 
 def shapes_of(init_args: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -148,10 +146,7 @@ def to_layout(state: Mapping[str, Tensor], init_args: Mapping[str, Any], layout:
     if strange is not None:
         raise CheckpointError(f"'{strange}' is not a parameter of a SameCodec with these sizes and weight norm")
     turned = layout == DIFFUSERS and init_args["transformer"]["differential"]
-    renamed = {
-        theirs[name]: _in_order(tensor, _TO_DIFFUSERS) if turned and name.endswith(".qkv.weight") else tensor
-        for name, tensor in state.items()
-    }
+    renamed = {theirs[name]: to_diffusers(tensor) if turned and name.endswith(".qkv.weight") else tensor for name, tensor in state.items()}
     return renamed if layout == DIFFUSERS else renamed | dict(buffers_of(init_args))
 
 
@@ -175,9 +170,3 @@ def _check_buffers(weights: WeightFile, names: Mapping[str, str], buffers: Mappi
             raise CheckpointError(
                 f"'{weights.path}': {names[name]} does not have the values that follow from its sizes; the autoencoder is not SAME"
             )
-
-
-def _in_order(weight: Tensor, order: tuple[int, ...]) -> Tensor:
-    """Return a joint projection `[5·C, C]` with its parts in another order."""
-    parts = weight.chunk(len(order))
-    return torch.cat([parts[part] for part in order])
