@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from soundomni.core.full_precision import full_precision
 from soundomni.core.mel_filters import mel_filters
 from soundomni.core.representation import length_mask
 
@@ -43,7 +44,7 @@ class MelSpectrum:
     def __call__(self, waveform: Tensor) -> Tensor:
         """Map `[B, S]` to float32 `[B, M, S // hop_length + 1]`; frame t is centered on sample t · hop_length."""
         window, filters = _constants(self, waveform.device)
-        with torch.autocast(waveform.device.type, enabled=False):
+        with full_precision(waveform.device):
             spectrum = torch.stft(
                 waveform.float(),
                 self.n_fft,

@@ -28,6 +28,7 @@ from soundomni.core.attention import exempt_executors
 from soundomni.core.errors import SoundOmniError, SpecError, reason
 from soundomni.core.spec.culprit import named
 from soundomni.core.spec.schema import ParallelSpec, TrainSpec
+from soundomni.train.gpus import check_gpus, name_of, own_gpu
 from soundomni.train.launch import Launch, local_rank, read_launch
 from soundomni.train.trainable import as_trainable
 
@@ -245,7 +246,7 @@ def open_world(
     opened = not dist.is_initialized()
     launch = read_launch(environment) if opened else Launch(dist.get_rank(), dist.get_world_size())
     shape = mesh_shape(parallel, launch.size if launch is not None else 1)
-    device = _device(local_rank(environment)) if device is None else device
+    device = own_gpu(local_rank(environment), environment) if device is None else device
     if launch is None:
         yield World(rank=0, size=1, device=device)
         return
@@ -253,6 +254,10 @@ def open_world(
         _join(device, environment, timeout)
     mesh = None
     try:
+        if device.type == "cuda":
+            gpus = [""] * launch.size
+            dist.all_gather_object(gpus, name_of(device))
+            check_gpus(gpus)
         names = ("replicate", "shard") if len(shape) == 2 else ("shard",)
         mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
         with _main_rank_speaks(launch.rank):
@@ -313,8 +318,8 @@ def parallelize(model: nn.Module, world: World, train: TrainSpec) -> None:
         exempt_executors()
     for unit in units:
         if train.activation_checkpointing:
-            recompute_in_backward(unit)
-        if train.compile:
+            recompute_in_backward(unit, compiled=train.compile)
+        elif train.compile:
             unit.compile()
     if train.compile:
         _allow_recompiling(len(units))
@@ -394,18 +399,13 @@ def _allow_recompiling(units: int) -> None:
     limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 8 * units + 64)
 
 
-def _device(index: int) -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    if index >= torch.cuda.device_count():
-        raise SpecError(f"LOCAL_RANK is {index}, but this machine has {torch.cuda.device_count()} GPUs. Start one process per GPU")
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index)
+def recompute_in_backward(unit: nn.Module, *, compiled: bool = False) -> None:
+    """Recompute the forward pass of a unit in the backward pass, and compile it if asked for. The module keeps its name, class and hooks.
 
-
-def recompute_in_backward(unit: nn.Module) -> None:
-    """Recompute the forward pass of a unit in the backward pass. The module keeps its name, class and hooks."""
-    forward: Callable[..., Any] = unit.forward
+    What is recomputed is compiled by itself: within a checkpoint that is compiled, the compiler skips everything, because executors of
+    attention interrupt it.
+    """
+    forward: Callable[..., Any] = torch.compile(unit.forward) if compiled else unit.forward
 
     def recomputed(*args: Any, **kwargs: Any) -> Any:
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)

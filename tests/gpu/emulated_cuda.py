@@ -222,7 +222,7 @@ class EmulatedCuda(TorchDispatchMode):
 
     def _rounded(self, func: Any, args: Any) -> Any:
         """Return the arguments of an operator as TF32 takes them."""
-        allowed = torch.backends.cudnn.allow_tf32 if func in CONVOLVING else torch.backends.cuda.matmul.allow_tf32
+        allowed = (torch.backends.cudnn.conv if func in CONVOLVING else torch.backends.cuda.matmul).fp32_precision == "tf32"
         places = (CONVOLVING | MULTIPLYING).get(func, ())
         if not (self._tf32 and allowed and places and isinstance(args[places[0]], CudaTensor)):
             return args

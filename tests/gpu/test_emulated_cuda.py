@@ -102,15 +102,15 @@ def test_attention_is_that_of_torch_and_kernels_follow_the_settings(device: Emul
 @pytest.mark.parametrize("name", ["convolution", "product"])
 def test_tf32_loses_three_digits_if_it_is_allowed(name: str) -> None:
     network = nn.Conv1d(8, 8, 3) if name == "convolution" else nn.Linear(8, 8)
-    setting = torch.backends.cudnn if name == "convolution" else torch.backends.cuda.matmul
-    before = setting.allow_tf32
+    setting = torch.backends.cudnn.conv if name == "convolution" else torch.backends.cuda.matmul
+    before = setting.fp32_precision
     values = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
     expected, errors = network(values).detach(), []
     with EmulatedCuda(tf32=True).running():
         to_cuda(network)
-        for allowed in (False, True):
-            setting.allow_tf32 = allowed
+        for precision in ("ieee", "tf32"):
+            setting.fp32_precision = precision
             errors.append((on_cpu(network(values.to("cuda")).detach()) - expected).abs().max().item())
-    setting.allow_tf32 = before
+    setting.fp32_precision = before
     assert errors[0] < 1e-6 < 1e-4 < errors[1] < 1e-2
     assert tf32(torch.tensor([1 + 2**-11 + 2**-20])).item() == 1 + 2**-10

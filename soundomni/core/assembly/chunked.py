@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from soundomni.core.errors import DataError, SpecError
+from soundomni.core.full_precision import full_precision
 from soundomni.core.interfaces import Codec, ReceptiveField
 from soundomni.core.limits import check_count
 from soundomni.core.representation import Representation, RepresentationSpec
@@ -62,7 +63,7 @@ def decode_in_groups(codec: Codec, representation: Representation, *, most_frame
     if values.shape[-1] > most_frames and codec.receptive_field is not None:
         return decode_in_chunks(codec, representation, chunk_frames=most_frames)
     count = max(1, most_frames // max(1, values.shape[-1]))
-    with torch.no_grad(), parametrize.cached():
+    with torch.no_grad(), parametrize.cached(), full_precision(values.device):
         if count >= len(values):
             return codec.decode(representation)
         groups = zip(torch.split(values, count), torch.split(lengths, count), strict=True)
@@ -151,7 +152,8 @@ def iter_encoded(codec: Codec, blocks: Iterable[Tensor], *, chunk_frames: int) -
     @torch.no_grad()
     def run(piece: Tensor, skip: int, count: int) -> Tensor:
         batch = piece[None].to(device_of(codec, piece))
-        encoded = codec.encode(batch, torch.tensor([piece.shape[-1]], device=batch.device))
+        with full_precision(batch.device):
+            encoded = codec.encode(batch, torch.tensor([piece.shape[-1]], device=batch.device))
         return encoded.values[0, :, skip : skip + count].to(piece.device)
 
     return _in_pieces(blocks, window, chunk_frames, total, run)
@@ -185,7 +187,8 @@ def iter_decoded(codec: Codec, blocks: Iterable[Tensor], *, chunk_frames: int) -
     @torch.no_grad()
     def run(piece: Tensor, skip: int, count: int) -> Tensor:
         batch = piece[None].to(device_of(codec, piece))
-        decoded = codec.decode(Representation(batch, torch.tensor([piece.shape[-1]], device=batch.device), spec))
+        with full_precision(batch.device):
+            decoded = codec.decode(Representation(batch, torch.tensor([piece.shape[-1]], device=batch.device), spec))
         return decoded[0, :, skip * ratio : (skip + count) * ratio].to(piece.device)
 
     return _in_pieces(blocks, window, chunk_frames, total, run)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
+from soundomni.core.full_precision import full_precision
 from soundomni.core.interfaces import Codec
 from soundomni.core.representation import Representation
 
@@ -42,9 +43,14 @@ def encode_clips(
     Returns:
         Values `[B, D, T]` or `[B, K, T]`, T being the frames of S samples.
     """
-    if next(codec.parameters(), None) is not None:
+    with full_precision(waveform.device):
+        if next(codec.parameters(), None) is None:
+            return _many_at_once(codec, waveform, lengths, generators)
         counts = lengths.tolist() if num_samples is None else num_samples
         return _one_by_one(codec, waveform, lengths, generators, counts)
+
+
+def _many_at_once(codec: Codec, waveform: Tensor, lengths: Tensor, generators: Sequence[torch.Generator] | None) -> Representation:
     count = max(1, CODEC_SAMPLES // max(1, waveform.shape[1] * waveform.shape[2]))
     groups = [slice(first, first + count) for first in range(0, max(1, len(waveform)), count)]
     parts = [codec.encode(waveform[group], lengths[group], generators[group] if generators else None) for group in groups]

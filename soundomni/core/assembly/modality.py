@@ -23,6 +23,7 @@ from soundomni.core.assembly.encoding import encode_clips
 from soundomni.core.assembly.normalizer import LatentNormalizer
 from soundomni.core.attention.conditions import SeenHints
 from soundomni.core.errors import DataError, SpecError
+from soundomni.core.full_precision import full_precision
 from soundomni.core.interfaces import Codec, Connector, Encoder, First, LevelsConnector, Objective, Query
 from soundomni.core.representation import Representation, most_frames
 from soundomni.core.sequence import Clips, Role
@@ -266,13 +267,13 @@ class CodecModality(Modality):
         """Return the normalized representation of `[B, C, S]`, in the codec's own precision, as in the fit of the
         normalizer.
         """
-        with torch.autocast(waveform.device.type, enabled=False):
+        with full_precision(waveform.device):
             return self.normalizer.normalize(encode_clips(self.codec, waveform, lengths, generators))
 
     @torch.no_grad()
     def represent(self, clips: Clips, generators: Sequence[torch.Generator] | None = None) -> Representation:
         """Return the normalized representation of clips, of which some or all may be encoded already."""
-        with torch.autocast(clips.waveform.device.type, enabled=False):
+        with full_precision(clips.waveform.device):
             return self.normalizer.normalize(self.run_codec(clips, generators))
 
     def run_codec(self, clips: Clips, generators: Sequence[torch.Generator] | None = None) -> Representation:
@@ -298,7 +299,7 @@ class CodecModality(Modality):
         """Decode a normalized representation to `[B, C, S]`, in the codec's own precision and the memory of one piece
         of CHUNK_SECONDS.
         """
-        with torch.autocast(representation.values.device.type, enabled=False):
+        with full_precision(representation.values.device):
             latents = self.normalizer.denormalize(representation)
             return decode_in_groups(self.codec, latents, most_frames=chunk_frames_of(self.codec.spec))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from soundomni.core.assembly.chunked import CHUNK_SECONDS, chunk_frames_of, decode_in_chunks, device_of, encode_in_chunks
 from soundomni.core.inference.inputs import as_number
+from soundomni.core.full_precision import full_precision
 from soundomni.core.interfaces import Codec
 from soundomni.core.limits import check_seconds
 from soundomni.core.representation import Representation
@@ -77,10 +78,14 @@ def _encode(codec: Codec, waveform: Tensor, chunk_frames: int | None) -> Represe
     if chunk_frames is not None:
         return encode_in_chunks(codec, waveform, torch.tensor([waveform.shape[-1]]), chunk_frames=chunk_frames)
     batch = waveform.to(device_of(codec, waveform))
-    return codec.encode(batch, torch.tensor([batch.shape[-1]], device=batch.device))
+    with full_precision(batch.device):
+        return codec.encode(batch, torch.tensor([batch.shape[-1]], device=batch.device))
 
 
 @torch.no_grad()
 def _decode(codec: Codec, encoded: Representation, chunk_frames: int | None) -> Tensor:
     """Decode to `[1, C, S]`, in pieces if `chunk_frames` is given."""
-    return codec.decode(encoded) if chunk_frames is None else decode_in_chunks(codec, encoded, chunk_frames=chunk_frames)
+    if chunk_frames is not None:
+        return decode_in_chunks(codec, encoded, chunk_frames=chunk_frames)
+    with full_precision(encoded.values.device):
+        return codec.decode(encoded)
