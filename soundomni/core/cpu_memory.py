@@ -1,4 +1,4 @@
-"""Memory of tensors on the CPU: let a process use it again instead of fetching it anew from the system."""
+"""Memory of tensors on the CPU: let a process use it again instead of returning it to the system."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _USERS_SETTINGS = re.compile(r"MALLOC_.+|GLIBC_TUNABLES")
 def reuse_cpu_memory(environment: MutableMapping[str, str] = os.environ) -> bool:
     """Let this process use freed memory again, and large blocks have huge pages; return whether glibc has taken it.
 
-    Otherwise, each large tensor that a computation makes and drops is fetched anew from the system, which clears it page by
+    Otherwise, each large tensor that a computation makes and drops comes from the system, which clears it page by
     page: up to half of the time in which Oobleck decodes long clips on a CPU. The peak of memory grows by a few percent.
 
     Commands that compute do this first. In Python, call it once before the first tensor is made; it holds for the whole

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -21,7 +22,8 @@ def full_precision(device: torch.device) -> Iterator[None]:
         if device.type != "cuda":
             yield
             return
-        kinds = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+        backends: Any = torch.backends  # its types lack these settings
+        kinds = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
         before = [kind.fp32_precision for kind in kinds]
         try:
             for kind in kinds:

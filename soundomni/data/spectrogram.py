@@ -144,7 +144,7 @@ def _draw_title(figure: Figure, title: str, renderer: Any) -> int:
     with warnings.catch_warnings():
         _ignore_missing_glyphs()
         lines = _wrapped(_plain(title)[:_MOST_LETTERS], fits)
-    place = {"x": 0.5, "y": 1.0 - 0.3 * _LINE_HEIGHT, "horizontalalignment": "center", "verticalalignment": "top"}
+    place: dict[str, Any] = {"x": 0.5, "y": 1.0 - 0.3 * _LINE_HEIGHT, "horizontalalignment": "center", "verticalalignment": "top"}
     figure.text(**place, s="\n".join(lines), fontproperties=font, parse_math=False, usetex=False)
     return len(lines)
 

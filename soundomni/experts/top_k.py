@@ -6,7 +6,7 @@ Shape letters: N tokens, H hidden dimensions, E networks, k networks per token.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from einops import rearrange
@@ -16,7 +16,9 @@ from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import Router
 from soundomni.core.sequence import Role
 from soundomni.experts.dense import DenseRouter
+from soundomni.experts.grouped import run_grouped, runs_grouped
 from soundomni.experts.modality import ModalityRouter
+from soundomni.experts.swiglu import SwiGLU
 
 
 class TopKRouter(Router):
@@ -62,7 +64,8 @@ class TopKFeedForward(nn.Module):
     """A sparse mixture of networks: `[N, H]` → `([N, H], (load-balance loss sum, tokens))`.
 
     Every network runs on exactly the tokens that chose it, even if there are none, so that all parameters take part in
-    every backward pass on every rank. Determining the split sizes waits for the device once per call.
+    every backward pass on every rank. In bf16 on CUDA, SwiGLU networks run at once; otherwise, determining the split sizes waits for
+    the device once per call.
 
     Padding rows do not count. They are zero on entry, because nothing in the backbone adds a bias to the residual
     stream of a token that neither carries an input nor attends. So rows of zeros are left out of the loss and its
@@ -88,11 +91,17 @@ class TopKFeedForward(nn.Module):
         """Run the `chosen` `[N, k]` networks, each on its own tokens, and sum their outputs weighted by `gates` `[N,
         k]`."""
         order = chosen.flatten().argsort(stable=True)
-        sizes = chosen.flatten().bincount(minlength=len(self.networks)).tolist()
-        parts = torch.split(hidden[order // self.k], sizes)
-        outputs = torch.cat([network(part) for network, part in zip(self.networks, parts, strict=True)])
+        rows = hidden.index_select(0, order // self.k)
+        ones = torch.ones_like(order)
+        sizes = torch.zeros(len(self.networks), dtype=torch.int64, device=order.device).index_add(0, chosen.flatten(), ones)
+        if runs_grouped(list(self.networks), rows):
+            outputs = run_grouped([cast(SwiGLU, network) for network in self.networks], rows, sizes)
+        else:
+            parts = torch.split(rows, sizes.tolist())
+            outputs = torch.cat([network(part) for network, part in zip(self.networks, parts, strict=True)])
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-        return torch.einsum("nkh,nk->nh", rearrange(outputs[back], "(n k) h -> n k h", k=self.k), gates)
+        mixed = rearrange(outputs.index_select(0, back), "(n k) h -> n k h", k=self.k)
+        return torch.einsum("nkh,nk->nh", mixed, gates.to(mixed.dtype))
 
     def _load_balance(self, hidden: Tensor, probabilities: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss, with f_i the share of choices that fell on network i and p_i its probability; α per token if

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import soundomni
@@ -181,8 +182,12 @@ class EmulatedCuda(TorchDispatchMode):
             self._check_mix(func, args, tensors)
         if any(is_cuda) and "for_cpu" in func.__name__:
             raise DeviceMismatch(f"{func} is for the CPU, but its tensors are on cuda, at {place()}")
+        given = (args, kwargs)
         args, kwargs = pytree.tree_map(on_cpu, (self._rounded(func, args), kwargs))
         out = func(*args, **kwargs)
+        if torch.Tag.inplace_view in func.tags:  # the sizes of the tensor around the values change as well
+            with no_dispatch():
+                func(*given[0], **given[1])
         if not to_cuda:
             return out
         return pytree.tree_map(lambda x: _wrapped(x, tensors), out)
@@ -363,6 +368,8 @@ class _Functions(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.tensor and torch.device(kwargs.get("device") or CPU).type == "cuda":
             return torch.tensor(*args, **{**kwargs, "device": CPU}).to(CUDA)
+        if func is Tensor.__getitem__ and isinstance(args[0], CudaTensor) and isinstance(args[1], list):
+            return args[0][torch.tensor(args[1])]  # torch makes a tensor of a list, too
         if func is Tensor.tolist and isinstance(args[0], CudaTensor):
             return args[0].to(CPU).tolist()
         if func is functional.scaled_dot_product_attention:

@@ -56,9 +56,7 @@ def gradients(model: UnifiedModel, batch: PackedBatch) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_layers_run_compiled_and_give_the_same(
-    trained: tuple[UnifiedModel, PackedBatch], graphs: list[int], recompute: bool
-) -> None:
+def test_layers_run_compiled_and_give_the_same(trained: tuple[UnifiedModel, PackedBatch], graphs: list[int], recompute: bool) -> None:
     model, batch = deepcopy(trained[0]), trained[1]
     expected = gradients(model, batch)
     parallelize(model, alone(), settings(compile=True, activation_checkpointing=recompute))

@@ -1,4 +1,4 @@
-"""`scaled_dot_product_attention` with kernels that stay fast on CUDA: none plans anew for every length, and none holds all weights.
+"""`scaled_dot_product_attention` with kernels that stay fast on CUDA: none plans again for every length, and none holds all weights.
 
 Shape letters: B rows, q queries, k keys, h heads, h_kv key-value heads, d head dimensions.
 """

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from soundomni.core.assembly.chunked import CHUNK_SECONDS, chunk_frames_of, decode_in_chunks, device_of, encode_in_chunks
-from soundomni.core.inference.inputs import as_number
 from soundomni.core.full_precision import full_precision
+from soundomni.core.inference.inputs import as_number
 from soundomni.core.interfaces import Codec
 from soundomni.core.limits import check_seconds
 from soundomni.core.representation import Representation
