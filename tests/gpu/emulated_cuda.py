@@ -185,7 +185,7 @@ class EmulatedCuda(TorchDispatchMode):
         given = (args, kwargs)
         args, kwargs = pytree.tree_map(on_cpu, (self._rounded(func, args), kwargs))
         out = func(*args, **kwargs)
-        if torch.Tag.inplace_view in func.tags:  # the sizes of the tensor around the values change as well
+        if torch.Tag.inplace_view in func.tags and isinstance(given[0][0], CudaTensor):  # the sizes of the tensor around the values change as well
             with no_dispatch():
                 func(*given[0], **given[1])
         if not to_cuda:
