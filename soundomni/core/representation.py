@@ -121,8 +121,10 @@ def draw_noise(into: Tensor, frames: int, generator: Generator) -> None:
     """Fill the first `frames` of one clip's `[D, T]` with normal noise, drawn on the generator's device: padding does not change it."""
     import torch
 
+    from soundomni.core.upload import upload
+
     drawn = torch.randn(into.shape[0], frames, generator=generator, device=generator.device)
-    into[:, :frames] = drawn.to(into)
+    into[:, :frames] = upload(drawn.to(into.dtype), into.device)
 
 
 def frame_noise(like: Tensor, frames: Sequence[int], generators: Sequence[Generator]) -> Tensor:
@@ -133,10 +135,12 @@ def frame_noise(like: Tensor, frames: Sequence[int], generators: Sequence[Genera
     """
     import torch
 
+    from soundomni.core.upload import upload
+
     noise = torch.zeros_like(like)
     for i, (count, generator) in enumerate(zip(frames, generators, strict=True)):
         drawn = torch.randn(count, like.shape[1], generator=generator, device=generator.device)
-        noise[i, :, :count] = drawn.T.to(noise)
+        noise[i, :, :count] = upload(drawn.T.to(noise.dtype), noise.device)
     return noise
 
 

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from soundomni.core.upload import upload
+
 NO_LABEL = -100
 
 
@@ -429,12 +431,12 @@ class Clips:
         """Return the clips with their tensors on `device`."""
         return replace(
             self,
-            waveform=self.waveform.to(device, non_blocking=True),
-            lengths=self.lengths.to(device, non_blocking=True),
-            known=self.known.to(device, non_blocking=True),
-            noise=self.noise.to(device, non_blocking=True),
-            values=None if self.values is None else self.values.to(device, non_blocking=True),
-            masked=None if self.masked is None else self.masked.to(device, non_blocking=True),
+            waveform=upload(self.waveform, device),
+            lengths=upload(self.lengths, device),
+            known=upload(self.known, device),
+            noise=upload(self.noise, device),
+            values=None if self.values is None else upload(self.values, device),
+            masked=None if self.masked is None else upload(self.masked, device),
         )
 
 
@@ -493,7 +495,7 @@ class Breakdown:
     def to(self, device: torch.device | str) -> Breakdown:
         """Return the breakdown with its tensors on `device`."""
         clips = {name: groups.to(device, non_blocking=True) for name, groups in self.clips.items()}
-        return replace(self, labels=self.labels.to(device, non_blocking=True), clips=clips)
+        return replace(self, labels=upload(self.labels, device), clips=clips)
 
 
 @dataclass(frozen=True)
@@ -566,9 +568,9 @@ class PackedBatch:
         """Return the batch with its tensors on `device`; the table stays on the host."""
         return replace(
             self,
-            text_ids=self.text_ids.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            predicting=self.predicting.to(device, non_blocking=True),
+            text_ids=upload(self.text_ids, device),
+            labels=upload(self.labels, device),
+            predicting=upload(self.predicting, device),
             clips={name: clips.to(device) for name, clips in self.clips.items()},
             breakdown=self.breakdown and self.breakdown.to(device),
         )

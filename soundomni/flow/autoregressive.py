@@ -17,6 +17,7 @@ from soundomni.core.inference.places_ahead import shown_before
 from soundomni.core.interfaces import LossTerms, Objective, Prediction, Query
 from soundomni.core.representation import EMPTY, HIDDEN, Representation, RepresentationSpec, Tokens, TokenSpec
 from soundomni.core.sequence import Attend
+from soundomni.core.upload import upload
 from soundomni.flow.level_losses import nats_of_clips
 from soundomni.flow.made_levels import Levels, check_levels, levels_of
 from soundomni.flow.orders import Order, arrange, codes_of, end_token, frames_before, frames_of, num_tokens, restore
@@ -123,7 +124,7 @@ class Autoregressive(Objective):
         counts = tuple(self.num_tokens(given.spec, count) for count in given.frame_counts)
         return Tokens(
             values=values,
-            lengths=torch.tensor(counts, device=codes.device),
+            lengths=upload(torch.tensor(counts), codes.device),
             spec=_with_classes(spec, classes),
             frames=counts,
             end=spec.codebook_sizes[0],

@@ -16,6 +16,7 @@ from torch import Tensor
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import LossTerms, Objective, Query
 from soundomni.core.representation import Representation, RepresentationSpec, TokenSpec, draw_noise, length_mask
+from soundomni.core.upload import upload
 from soundomni.flow.training_timesteps import TimestepDistribution, Timesteps
 
 
@@ -130,7 +131,7 @@ class FlowMatching(Objective):
         valid = length_mask(clean.lengths.to(values.device), values.shape[-1])
         made = valid & noise[:, None]
         counted = made & ~known
-        per_frame = times.to(values.device)[:, None] * (made if self.shows_known else counted)
+        per_frame = upload(times, values.device)[:, None] * (made if self.shows_known else counted)
         data = values.masked_fill(~valid[:, None], 0.0)
         mix = per_frame[:, None].to(values.dtype)
         return Query(

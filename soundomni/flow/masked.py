@@ -18,6 +18,7 @@ from torch import Tensor
 from soundomni.core.errors import SpecError
 from soundomni.core.interfaces import LossTerms, Objective, Prediction, Query
 from soundomni.core.representation import HIDDEN, Representation, RepresentationSpec, TokenSpec, length_mask
+from soundomni.core.upload import upload
 from soundomni.flow.level_losses import nats_of_clips
 from soundomni.flow.made_levels import Levels, check_levels, levels_of
 from soundomni.flow.rounding import ROUNDING, share_of
@@ -117,9 +118,9 @@ class Masked(Objective):
         self.tokens(clean.spec)
         first, end = self.made_levels(clean.spec)
         values = clean.values[:, :end]
-        drawn, ranks = (one.to(values.device) for one in _draws(clean.frame_counts, values.shape[-1], generators))
+        drawn, ranks = (upload(one, values.device) for one in _draws(clean.frame_counts, values.shape[-1], generators))
         if quantiles is not None:
-            drawn[:, 2] = 1.0 - torch.tensor(quantiles, dtype=drawn.dtype, device=drawn.device)  # the share falls with u
+            drawn[:, 2] = 1.0 - upload(torch.tensor(quantiles, dtype=drawn.dtype), drawn.device)  # the share falls with u
         valid = length_mask(clean.lengths.to(values.device), values.shape[-1])
         counted = valid & noise.to(values.device)[:, None] & ~known
         asked, above = _masks(counted, drawn, ranks, levels=(first, end), prompts=self.prompts)

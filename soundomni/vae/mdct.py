@@ -25,6 +25,7 @@ from torch import Tensor
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.interfaces import Codec, ReceptiveField
 from soundomni.core.representation import Representation, RepresentationSpec
+from soundomni.core.upload import upload
 from soundomni.vae.clips import at_least_float32, check_audio_format, check_latent, check_waveform
 from soundomni.vae.overlap import lapped, overlap_add
 from soundomni.vae.padding import zero_beyond
@@ -131,7 +132,9 @@ class MDCTCodec(Codec):
     def _tables(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         complex_dtype = torch.complex128 if like.dtype == torch.float64 else torch.complex64
         window, sample_turn, coefficient_turn = map(torch.from_numpy, _tables(self.frame_size, self.window))
-        return window.to(like), sample_turn.to(like.device, complex_dtype), coefficient_turn.to(like.device, complex_dtype)
+        tables = window.to(like.dtype), sample_turn.to(complex_dtype), coefficient_turn.to(complex_dtype)
+        window, sample_turn, coefficient_turn = (upload(table, like.device) for table in tables)
+        return window, sample_turn, coefficient_turn
 
 
 @lru_cache(maxsize=16)

@@ -7,6 +7,8 @@ Shape letters: N vectors, D their dimensions, K levels, V entries of a codebook.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +43,7 @@ class ResidualQuantizer(nn.Module):
             raise SpecError(f"codebook_size is {codebook_size}; expected at least 2")
         self.register_buffer("codebooks", torch.zeros(num_codebooks, codebook_size, dim))
         self.register_buffer("fitted", torch.tensor(False))
+        self._seen_fitted = False  # looking at the buffer waits for the device
 
     @torch.no_grad()
     def fit(self, vectors: Tensor) -> None:
@@ -74,8 +77,13 @@ class ResidualQuantizer(nn.Module):
         levels = [codebook[ids[:, level]] for level, codebook in enumerate(self.codebooks[: ids.shape[1]])]
         return torch.stack(levels).sum(0)
 
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._seen_fitted = False
+        super()._load_from_state_dict(*args, **kwargs)
+
     def _check(self) -> None:
-        if not self.fitted:
+        self._seen_fitted = self._seen_fitted or bool(self.fitted)
+        if not self._seen_fitted:
             raise CheckpointError("the codebooks have not been measured. Call fit() on clips, or load a trained model")
 
 

@@ -33,6 +33,9 @@ CPU = torch.device("cpu")
 HALF = (torch.float16, torch.bfloat16)
 PACKAGE = Path(soundomni.__file__).parent
 
+PINNED = "_pinned"
+"""Attribute of tensors of the host whose memory is pinned."""
+
 aten = torch.ops.aten
 INDEXING = {aten.index.Tensor, aten._unsafe_index.Tensor}
 PUTTING = {aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
@@ -185,7 +188,8 @@ class EmulatedCuda(TorchDispatchMode):
         given = (args, kwargs)
         args, kwargs = pytree.tree_map(on_cpu, (self._rounded(func, args), kwargs))
         out = func(*args, **kwargs)
-        if torch.Tag.inplace_view in func.tags and isinstance(given[0][0], CudaTensor):  # the sizes of the tensor around the values change as well
+        if torch.Tag.inplace_view in func.tags and isinstance(given[0][0], CudaTensor):
+            # The sizes of the tensor around the values change as well.
             with no_dispatch():
                 func(*given[0], **given[1])
         if not to_cuda:
@@ -201,7 +205,7 @@ class EmulatedCuda(TorchDispatchMode):
     def _to_copy(self, source: Tensor, asked: str | None, kwargs: dict[str, Any]) -> Tensor:
         is_cuda = isinstance(source, CudaTensor)
         to_cuda = is_cuda if asked is None else asked == "cuda"
-        if is_cuda != to_cuda:
+        if is_cuda != to_cuda and not (kwargs.get("non_blocking") and getattr(source, PINNED, False)):
             self.wait("upload" if to_cuda else "download")
         kwargs.pop("device", None)
         out: Tensor = aten._to_copy.default(on_cpu(source), **kwargs)
@@ -370,6 +374,10 @@ class _Functions(TorchFunctionMode):
             return torch.tensor(*args, **{**kwargs, "device": CPU}).to(CUDA)
         if func is Tensor.__getitem__ and isinstance(args[0], CudaTensor) and isinstance(args[1], list):
             return args[0][torch.tensor(args[1])]  # torch makes a tensor of a list, too
+        if func is Tensor.pin_memory:
+            pinned = args[0].clone()
+            setattr(pinned, PINNED, True)
+            return pinned
         if func is Tensor.tolist and isinstance(args[0], CudaTensor):
             return args[0].to(CPU).tolist()
         if func is functional.scaled_dot_product_attention:

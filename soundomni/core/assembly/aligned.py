@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from soundomni.core.assembly.modality import CodecModality, EncoderModality, MadeModality, Modality
 from soundomni.core.errors import SpecError
+from soundomni.core.upload import upload
 from soundomni.core.waveform import resampled_length
 
 CHECKED_SECONDS = 10
@@ -48,7 +48,7 @@ def add_aligned(
 
 def _rows(first: np.ndarray, clips: Sequence[int], like: Tensor) -> Tensor:
     """Return the tokens of clips, one clip after the other: int64, on the device of `like`."""
-    return torch.from_numpy(np.concatenate([np.arange(first[clip], first[clip + 1]) for clip in clips])).to(like.device)
+    return upload(np.concatenate([np.arange(first[clip], first[clip + 1]) for clip in clips]), like.device)
 
 
 def check_aligned(host: MadeModality, other: Modality) -> None:

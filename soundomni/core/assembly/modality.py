@@ -28,6 +28,7 @@ from soundomni.core.interfaces import Codec, Connector, Encoder, First, LevelsCo
 from soundomni.core.representation import Representation, most_frames
 from soundomni.core.sequence import Clips, Role
 from soundomni.core.spec.schema import Enters
+from soundomni.core.upload import upload
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class EncoderModality(Modality):
         # Every rank runs the encoder: a silent clip, whose features are dropped.
         samples = self.sample_rate // 10 if self.encoder.spec.source == "waveform" else 1
         silence = torch.zeros(1, 1, samples, device=self.device, dtype=self.dtype)
-        features = self._features(silence, torch.tensor([silence.shape[-1]], device=self.device))
+        features = self._features(silence, torch.full((1,), samples, device=self.device))
         return Entered(self.connector.enter(features.flatten(0, 1)[:0].to(self.dtype)))
 
     def enter_context(self, clips: Clips) -> Tensor:
@@ -286,7 +287,7 @@ class CodecModality(Modality):
         values = clips.values
         rest = [i for i, is_encoded in enumerate(clips.encoded) if not is_encoded]
         if rest:
-            rows = torch.tensor(rest, device=values.device)
+            rows = upload(torch.tensor(rest), values.device)
             drawn = [generators[i] for i in rest] if generators else None
             counts = [clips.num_samples[i] for i in rest]
             made = encode_clips(self.codec, clips.waveform[rows], clips.lengths[rows], drawn, num_samples=counts).values
@@ -543,4 +544,4 @@ def frame_places(num_tokens: np.ndarray, padded: int, device: torch.device) -> T
         raise ValueError(f"a clip was packed as {int(num_tokens.max())} tokens, but its encoding has {padded}")
     first = np.arange(len(num_tokens)) * padded
     runs = [np.arange(start, start + count) for start, count in zip(first, num_tokens, strict=True)]
-    return torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *runs]).astype(np.int64)).to(device)
+    return upload(np.concatenate([np.zeros(0, np.int64), *runs]).astype(np.int64), device)

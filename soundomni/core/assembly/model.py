@@ -30,6 +30,7 @@ from soundomni.core.attention.stored_order import StoredOrder, store
 from soundomni.core.errors import SpecError, did_you_mean
 from soundomni.core.interfaces import Backbone, First, LossTerms, Objective, Query, Review, Router
 from soundomni.core.sequence import NO_LABEL, TEXT, Breakdown, Clips, Context, PackedBatch, Segment, SegmentTable
+from soundomni.core.upload import upload
 
 GPU_STREAM_MULTIPLE = 128
 
@@ -301,7 +302,7 @@ class UnifiedModel(nn.Module):
             parts.append(modality.clip_times(query.timesteps))
             begin[modality.name], count = count, count + len(query.timesteps)
         chosen = [begin[name] + index for name, index in (one.clip for one in batch.conditioned)]
-        return torch.cat(parts).index_select(0, torch.tensor(chosen, dtype=torch.int64, device=self.device))
+        return torch.cat(parts).index_select(0, upload(torch.tensor(chosen, dtype=torch.int64), self.device))
 
     def _join(
         self,
@@ -377,16 +378,16 @@ class UnifiedModel(nn.Module):
         """
         logits = self.backbone.head(hidden.index_select(0, rows)).float()
         total = functional.cross_entropy(logits, labels.index_select(0, rows), reduction="sum")
-        return total, torch.tensor(float(len(rows)), device=total.device)
+        return total, torch.full((), float(len(rows)), device=total.device)
 
     # Layout
 
     def stored(self, table: SegmentTable, *, inference: bool = False) -> StoredOrder:
         """Decide where the tokens of a table are stored.
 
-        In inference the experts of a stream without tokens do not run, if the backbone allows it.
+        In inference, streams are not padded, and the experts of a stream without tokens do not run, if the backbone allows it.
         """
-        multiple = GPU_STREAM_MULTIPLE if self.device.type == "cuda" else 1
+        multiple = GPU_STREAM_MULTIPLE if self.device.type == "cuda" and not inference else 1
         pad_empty = not (inference and self.backbone.takes_empty_streams)
         return store(
             table,
@@ -399,7 +400,7 @@ class UnifiedModel(nn.Module):
 
     def layout(self, stored: StoredOrder, plan: AttentionPlan, cache: KVCache | None = None) -> Layout:
         """Lay out tokens with a plan of their attention."""
-        return Layout(stored, torch.from_numpy(stored.position_ids).to(self.device), plan, cache)
+        return Layout(stored, upload(stored.position_ids, self.device), plan, cache)
 
     def plan(self, table: SegmentTable, cache: KVCache | None = None) -> Layout:
         """Lay out the tokens of a table and plan exact attention among them; a cache means inference."""
@@ -434,7 +435,7 @@ class UnifiedModel(nn.Module):
         table = batch.table
         documents = table.document[table.token_segments()][table.token_modalities() == 0]
         last = np.searchsorted(documents, np.arange(table.num_documents), side="right") - 1
-        return self.backbone.head(text.index_select(0, torch.from_numpy(last).to(self.device))).float()
+        return self.backbone.head(text.index_select(0, upload(last, self.device))).float()
 
     def _fill(self, batch: PackedBatch, cache: KVCache) -> Tensor:
         """Run context documents and keep their keys and values. Return the hidden text tokens, `[N, H]`."""

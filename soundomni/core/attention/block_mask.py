@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from soundomni.core.sequence import Attend, SegmentTable
+from soundomni.core.upload import upload
 
 BLOCK = 128
 
@@ -68,7 +69,7 @@ def block_tensors(table: SegmentTable, device: torch.device) -> tuple[Tensor, ..
     full = counts == BLOCK * BLOCK
     partial = (counts > 0) & ~full
     tensors = [tensor for blocks in (partial, full, partial.T, full.T) for tensor in _ordered(blocks)]
-    return tuple(torch.from_numpy(tensor)[None, None].to(device) for tensor in tensors)
+    return tuple(upload(tensor[None, None], device) for tensor in tensors)
 
 
 def assemble_mask(length: int, blocks: Sequence[Tensor], mask_mod: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> BlockMask:

@@ -14,6 +14,7 @@ from soundomni.core.attention.fused import fused_attention
 from soundomni.core.attention.places import token_places
 from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.attention.uncompiled import uncompiled
+from soundomni.core.upload import upload
 
 
 @uncompiled
@@ -44,13 +45,13 @@ class CachedPlan:
         if not self._is_ordered:
             padded = np.zeros(self._shape, dtype=np.int64)
             padded[real] = places
-            self._query = torch.from_numpy(padded.reshape(-1)).to(device)
-            self._order = torch.from_numpy(stored.order).to(device)
-            self._real = torch.from_numpy(np.flatnonzero(real)).to(device)
-            self._places = torch.from_numpy(places).to(device)
+            self._query = upload(padded.reshape(-1), device)
+            self._order = upload(stored.order, device)
+            self._real = upload(np.flatnonzero(real), device)
+            self._places = upload(places, device)
         limit = self._key_limits(cache_lengths, totals, causal=causal)
         visible = np.arange(self._length) < limit[..., None]
-        self._mask = None if visible.all() else torch.from_numpy(visible[:, None]).to(device)
+        self._mask = None if visible.all() else upload(visible[:, None], device)
 
     def _key_limits(self, cache_lengths: np.ndarray, totals: np.ndarray, *, causal: bool) -> np.ndarray:
         """Return `[B, 1 or q]`: how many keys of its row each query sees."""

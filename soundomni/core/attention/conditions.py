@@ -18,6 +18,7 @@ from soundomni.core.attention.places import token_places
 from soundomni.core.attention.plans import AttentionPlan
 from soundomni.core.attention.rectangles import Rectangle
 from soundomni.core.attention.stored_order import StoredOrder
+from soundomni.core.upload import upload
 
 Project = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Maps condition tokens `[C, H]` to key and value `[C, h_kv, d]`."""
@@ -141,8 +142,8 @@ class Conditions:
                 if len(self.keys[clip]):
                     rectangles.append(Rectangle(query, self.keys[clip]))
             attention[stream] = plan_cross(rectangles, device=device, dtype=dtype, head_dim=head_dim)
-            clips[stream] = torch.from_numpy(own).to(device)
-            rows[stream], begins[stream] = torch.tensor(found, dtype=torch.int64).reshape(-1, 2).to(device).unbind(1)
+            clips[stream] = upload(own, device)
+            rows[stream], begins[stream] = upload(torch.tensor(found, dtype=torch.int64).reshape(-1, 2), device).unbind(1)
             begin += length
         return SeenConditions(self.tokens, attention, self.vectors, self.by_name, clips, rows, begins, kept=self.kept)
 
@@ -181,9 +182,10 @@ def join_conditions(
     by_name = {}
     for name, hidden in vectors.items():
         pairs = [(clip + 1, rows(name, i)) for clip, given in enumerate(clips) for n, i in given if n == name]
-        chosen = torch.from_numpy(np.concatenate([nothing, *(own for _, own in pairs)])).to(like.device)
-        to = torch.from_numpy(np.concatenate([nothing, *(np.full(len(own), clip) for clip, own in pairs)])).to(like.device)
-        share = torch.from_numpy(np.concatenate([nothing, *(np.full(len(own), 1 / max(len(own), 1)) for _, own in pairs)])).to(hidden)
+        chosen = upload(np.concatenate([nothing, *(own for _, own in pairs)]), like.device)
+        to = upload(np.concatenate([nothing, *(np.full(len(own), clip) for clip, own in pairs)]), like.device)
+        shares = torch.from_numpy(np.concatenate([nothing, *(np.full(len(own), 1 / max(len(own), 1)) for _, own in pairs)]))
+        share = upload(shares.to(hidden.dtype), hidden.device)
         nothing_yet = like.new_zeros(len(clips) + 1, like.shape[1])
         by_name[name] = nothing_yet.index_add(0, to, (hidden.index_select(0, chosen) * share[:, None]).to(like.dtype))
     joined = torch.cat(list(tokens.values())) if tokens else like.new_zeros(0, like.shape[1])

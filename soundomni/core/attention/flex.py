@@ -24,6 +24,7 @@ from soundomni.core.attention.places import token_places
 from soundomni.core.attention.rule import OUTSIDE, token_rule
 from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.sequence import Attend, PositionRule, Role, SegmentTable
+from soundomni.core.upload import upload
 
 MaskedAttention = Callable[[Tensor, Tensor, Tensor, Sequence[Tensor], Sequence[Tensor]], Tensor]
 
@@ -128,11 +129,11 @@ class FlexPlan:
     ) -> None:
         self.reason = reason
         self._attention = attention
-        self._places = torch.from_numpy(token_places(stored)).to(device)
+        self._places = upload(token_places(stored), device)
         self._padding = padded_length(table.num_tokens) - table.num_tokens
         padded = pad_table(table, padded_length(table.num_tokens))
         rule = token_rule(padded)
-        self._ids = tuple(torch.from_numpy(x.astype(np.int32)).to(device) for x in (rule.document, rule.block, rule.noise))
+        self._ids = tuple(upload(x.astype(np.int32), device) for x in (rule.document, rule.block, rule.noise))
         self._blocks = block_tensors(padded, device)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from soundomni.core.attention.places import Rows
 from soundomni.core.attention.rectangles import Rectangle, Rectangles
 from soundomni.core.attention.uncompiled import uncompiled
+from soundomni.core.upload import upload
 
 WASTE = 1024
 """Average number of padded query-key pairs per rectangle up to which sharing a call is cheaper than another call."""
@@ -107,8 +108,8 @@ def build_group(members: Sequence[Rectangle], device: torch.device) -> Group:
         query=Rows(query.reshape(-1), device),
         key=Rows(key.reshape(-1), device),
         causal=causal,
-        padding=torch.from_numpy(np.flatnonzero(query_padding)).to(device) if query_padding.any() else None,
-        mask=None if mask is None else mask.to(device),
+        padding=upload(np.flatnonzero(query_padding), device) if query_padding.any() else None,
+        mask=None if mask is None else upload(mask, device),
     )
 
 

@@ -19,6 +19,7 @@ from soundomni.core.attention.fused import fused_attention
 from soundomni.core.attention.merged import Group, build_group, share_calls
 from soundomni.core.attention.rectangles import Rectangle, Rectangles
 from soundomni.core.attention.uncompiled import uncompiled
+from soundomni.core.upload import upload
 
 
 def join_rectangles(rectangles: Rectangles) -> list[Rectangle]:
@@ -82,7 +83,7 @@ class PaddedPlan:
 
 
 def _call(members: Sequence[Rectangle], mask: np.ndarray | None, device: torch.device) -> _Call:
-    return _Call(build_group(members, device), None if mask is None else torch.from_numpy(mask).to(device))
+    return _Call(build_group(members, device), None if mask is None else upload(mask, device))
 
 
 def _lengths(members: Sequence[Rectangle]) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from soundomni.core.attention.stored_order import PADDING, StoredOrder
+from soundomni.core.upload import upload
 
 
 def token_places(stored: StoredOrder) -> np.ndarray:
@@ -26,7 +27,7 @@ class Rows:
 
     def __init__(self, places: np.ndarray, device: torch.device) -> None:
         self._first, self._count = int(places[0]) if len(places) else 0, len(places)
-        self._index = None if (np.diff(places) == 1).all() else torch.from_numpy(places).to(device)
+        self._index = None if (np.diff(places) == 1).all() else upload(places, device)
 
     def of(self, stored: Tensor) -> Tensor:
         """Return the rows `[R, ...]`, a view if possible."""

@@ -12,6 +12,7 @@ from soundomni.core.attention.places import token_places
 from soundomni.core.attention.rule import dense_mask
 from soundomni.core.attention.stored_order import StoredOrder
 from soundomni.core.sequence import SegmentTable
+from soundomni.core.upload import upload
 
 MAX_TOKENS = 16384
 
@@ -30,8 +31,8 @@ class ReferencePlan:
 
     def __init__(self, table: SegmentTable, stored: StoredOrder, *, device: torch.device, reason: str) -> None:
         self.reason = reason
-        self._places = torch.from_numpy(token_places(stored)).to(device)
-        self._mask = torch.from_numpy(dense_mask(table)).to(device)
+        self._places = upload(token_places(stored), device)
+        self._mask = upload(dense_mask(table), device)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Map query `[P, h, d]`, key and value `[P, h_kv, d]` to `[P, h, d]`."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from soundomni.core.attention.places import Rows
 from soundomni.core.attention.stored_order import APART
+from soundomni.core.upload import upload
 
 
 @dataclass(frozen=True)
@@ -51,4 +52,4 @@ def space_clips(clips: np.ndarray, gap: int, device: torch.device) -> SpacedClip
         return None
     before = np.cumsum(np.diff(clips[rows], prepend=APART) != 0)
     places = np.arange(len(rows)) + gap * before
-    return SpacedClips(Rows(rows, device), torch.from_numpy(places).to(device), int(places[-1]) + 1 + gap, gap)
+    return SpacedClips(Rows(rows, device), upload(places, device), int(places[-1]) + 1 + gap, gap)

@@ -21,6 +21,7 @@ from soundomni.core.attention.rectangles import Rectangle, Rectangles
 from soundomni.core.attention.rule import is_single_pass
 from soundomni.core.attention.uncompiled import uncompiled
 from soundomni.core.sequence import SegmentTable
+from soundomni.core.upload import upload
 
 HALF = (torch.bfloat16, torch.float16)
 HEAD_MULTIPLE, MOST_HEAD_DIM = 8, 256
@@ -90,8 +91,8 @@ class _DeviceCall:
     """A call with its indices on the device."""
 
     def __init__(self, call: VarlenCall, device: torch.device) -> None:
-        self.query, self.key = (torch.from_numpy(x).to(device) for x in (call.query, call.key))
-        self._cu_q, self._cu_k = (torch.from_numpy(x).to(device) for x in (call.cu_seqlens_q, call.cu_seqlens_k))
+        self.query, self.key = (upload(x, device) for x in (call.query, call.key))
+        self._cu_q, self._cu_k = (upload(x, device) for x in (call.cu_seqlens_q, call.cu_seqlens_k))
         self._max_q, self._max_k = (int(np.diff(x).max()) for x in (call.cu_seqlens_q, call.cu_seqlens_k))
         self._window = (-1, 0) if call.causal else (-1, -1)
 

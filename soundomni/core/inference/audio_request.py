@@ -16,6 +16,7 @@ from soundomni.core.assembly.modality import MadeModality
 from soundomni.core.inference.guidance import PartialTarget
 from soundomni.core.representation import Representation
 from soundomni.core.sequence import Context, Segment
+from soundomni.core.upload import upload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,5 +77,5 @@ def given_frames(modality: MadeModality, requests: Sequence[AudioRequest]) -> tu
             mask[i, : request.num_frames] = request.known_mask.to(device)
         if request.lower is not None:
             values[i, : len(request.lower), : request.num_frames] = request.lower.to(device)
-    lengths = torch.tensor(frames, device=device)
+    lengths = upload(torch.tensor(frames), device)
     return Representation(values, lengths, spec, frames), PartialTarget(values=values, known=mask, noisy=modality.objective.shows_known)

@@ -18,6 +18,7 @@ from soundomni.core.inference.contexts import empty_cache, packed
 from soundomni.core.inference.token_choice import GREEDY, TokenSampling, next_tokens
 from soundomni.core.sequence import Context, SegmentTable, next_position, plain_segment
 from soundomni.core.tokenizer import TextTokenizer
+from soundomni.core.upload import upload
 
 
 @torch.no_grad()
@@ -70,7 +71,7 @@ def _logits_after(model: UnifiedModel, cache: KVCache, tokens: np.ndarray, posit
     plan = plan_cached(cache.lengths, cache.capacity, ones, stored, causal=True, device=model.device)
     layout = model.layout(stored, plan, cache)
     cache.begin(layout.stored.order, table.document, whole=True)
-    logits = model.next_token_logits(torch.from_numpy(tokens).to(model.device), layout)
+    logits = model.next_token_logits(upload(tokens, model.device), layout)
     cache.keep(ones)
     return logits
 

@@ -30,6 +30,7 @@ from soundomni.core.interfaces import Draft, DraftedSampler, First, LevelsConnec
 from soundomni.core.representation import HIDDEN, Representation
 from soundomni.core.sequence import TEXT, Context, PositionRule, Segment, SegmentTable, next_position, plain_segment
 from soundomni.core.spec.schema import GuidanceSpec
+from soundomni.core.upload import upload
 
 
 class _NewTokens(NamedTuple):
@@ -104,7 +105,7 @@ class TokenSlots:
         if not self._shares:
             own = settled if isinstance(settled, int) else np.append(settled[new.rows], 0)[new.stored.order]  # PADDING is the last entry
             positions = positions + own
-        return torch.from_numpy(positions).to(self._device)
+        return upload(positions, self._device)
 
     def _new_tokens(self, rows: int, count: int) -> _NewTokens:
         """Return what is the same for any `count` tokens of each row; it is kept, since almost every call has one token."""

@@ -30,6 +30,7 @@ from soundomni.core.interfaces import First, Objective, Predict, Sampler
 from soundomni.core.representation import Representation, length_mask
 from soundomni.core.sequence import Segment, SegmentTable, next_position
 from soundomni.core.spec.schema import GuidanceSpec
+from soundomni.core.upload import upload
 
 
 class AudioSlots:
@@ -74,7 +75,7 @@ class AudioSlots:
             ends = np.cumsum([slot.length for slot in slots]).tolist()
             inside = [(end - slot.length + slot.boundary, end - slot.boundary) for end, slot in zip(ends, slots, strict=True)]
             self._layout = self._layout.with_conditions(model.seen(conditions, stored, inside))
-        self._boundary = torch.from_numpy(np.concatenate([slot.token_ids for slot in slots])).to(model.device)
+        self._boundary = upload(np.concatenate([slot.token_ids for slot in slots]), model.device)
         self._tokens = np.asarray([slot.num_tokens for slot in slots])
         self._added, self._hints = added, hints
         self._name = slots[0].modality
