@@ -138,6 +138,21 @@ def test_generating_in_bf16(twice: Twice, device: EmulatedCuda) -> None:
 
 
 @makes_latents
+def test_generating_with_rounded_weights(twice: Twice, device: EmulatedCuda) -> None:
+    """They are as close to fp32 as on the CPU."""
+    asked = {"prompts": ["a sine tone", "noise"], "seconds": 0.3, "num_steps": 2, "of": twice.latent}
+    exact, made = twice.user_of(twice.cpu).generate(**asked), []
+    for move in (to_cuda, torch.nn.Module.eval):
+        model = deepcopy(twice.cpu)
+        model.compute_in(torch.bfloat16)
+        move(model)
+        made.append(twice.user_of(model).generate(**asked))
+    for one, other, precise in zip(*made, exact, strict=True):
+        errors = [np.abs(x.waveform - precise.waveform).max() / np.abs(precise.waveform).max() for x in (one, other)]
+        assert errors[0] <= 2 * max(BF16, errors[1])
+
+
+@makes_latents
 def test_editing(twice: Twice, device: EmulatedCuda) -> None:
     own, other = twice.user_of(twice.on_cuda()), twice.user_of(twice.cpu)
     asked = {"prompts": ["a sine tone"], "seconds": 0.3, "num_steps": 3, "of": twice.latent}

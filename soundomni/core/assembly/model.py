@@ -65,6 +65,7 @@ class UnifiedModel(nn.Module):
         frozen: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self.is_rounded = False  # see compute_in
         self.backbone = backbone
         self.modalities = nn.ModuleDict()
         for modality in modalities:
@@ -175,6 +176,16 @@ class UnifiedModel(nn.Module):
     def dtype(self) -> torch.dtype:
         """Dtype of the parameters."""
         return next(self.backbone.parameters()).dtype
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Round the weights of backbone, connectors and critic to a dtype in which they compute from now on, to use the model, not to
+        train it. Codecs, encoders and normalizers stay as they are.
+        """
+        self.is_rounded = self.is_rounded or dtype != self.dtype
+        for module in (self.backbone, *(modality.connector for modality in self.each())):
+            module.to(dtype)
+        if self.critic is not None:
+            self.critic.compute_in(dtype)
 
     # Training
 
