@@ -20,7 +20,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -44,6 +43,7 @@ from soundomni.core.interfaces import Encoder, Query
 from soundomni.core.sequence import Clips, PackedBatch, Role, SegmentTable
 from soundomni.train.memory.live_memory import LiveMemory
 from soundomni.train.memory.typical_batch import BatchSizes, ClipSizes
+from soundomni.train.memory.without_values import without_values
 from soundomni.train.parallel import recompute_in_backward
 
 Device = Literal["cuda", "cpu"]
@@ -284,7 +284,7 @@ class MeasuredRun:
         dtype = torch.bfloat16 if self.bf16 and self.sharded else None
         with ExitStack() as stack:
             stack.enter_context(_shortened(layers, 3 if _alike(layers) else len(layers)))
-            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            stack.enter_context(without_values())
             stack.enter_context(placed([m for m in self.model.modules() if id(m) not in out], _place(device), dtype))
             yield
 
@@ -349,7 +349,7 @@ class MeasuredRun:
             return 0
         longest = max(clips.samples)
         count = min(len(clips.samples), 2 * max(1, CODEC_SAMPLES // (longest * codec.spec.channels)))
-        with FakeTensorMode(allow_non_fake_inputs=True), placed(codec.modules(), GPU, None), _Answered(longest), torch.no_grad():
+        with without_values(), placed(codec.modules(), GPU, None), _Answered(longest), torch.no_grad():
             waveform = torch.empty(count, codec.spec.channels, longest, device=GPU)
             lengths = torch.empty(count, dtype=torch.int64, device=GPU)
             with LiveMemory([*codec.parameters(), *codec.buffers(), waveform, lengths]) as live:
