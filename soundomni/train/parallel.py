@@ -34,8 +34,8 @@ from soundomni.train.trainable import as_trainable
 
 T = TypeVar("T")
 
-MOST_WHOLE_GRADIENTS = 2**30
-"""Bytes of the gradients up to which ranks keep them whole between micro-batches."""
+MOST_WHOLE_GRADIENTS = 2**28
+"""Bytes of the gradients, in float32, up to which ranks keep them whole between micro-batches. `doctor` counts them as part of its reserve."""
 MEETING, LOCKSTEP = timedelta(minutes=5), timedelta(minutes=30)
 """How long a rank that failed, and one that did not, waits for the others. In lockstep, they come soon."""
 
@@ -349,18 +349,14 @@ def computing_precision(world: World, train: TrainSpec) -> AbstractContextManage
     return torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=train.precision == "bf16")
 
 
-def whole_gradient_bytes(model: nn.Module) -> int:
-    """Return the bytes of the gradients that each rank keeps whole, in float32, from one micro-batch to the next; 0 if they are too
-    large for that, and are summed over ranks after each micro-batch, which takes more time but only the memory of a shard.
-    """
-    size = 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return size if size <= MOST_WHOLE_GRADIENTS else 0
-
-
 def reduce_gradients(model: nn.Module, *, is_last: bool) -> None:
-    """Set whether the next backward pass sums gradients over ranks, or keeps them for a later micro-batch; see `whole_gradient_bytes`."""
+    """Set whether the next backward pass sums gradients over ranks, or keeps them for a later micro-batch.
+
+    Those of large models are summed after each micro-batch: that takes more time, but only the memory of a shard.
+    """
     if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(is_last or whole_gradient_bytes(model) == 0)
+        size = 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+        model.set_requires_gradient_sync(is_last or size > MOST_WHOLE_GRADIENTS)
 
 
 def average_whole(model: nn.Module, world: World) -> None:

@@ -18,7 +18,6 @@ from soundomni.core.errors import SpecError
 from soundomni.core.spec import registry
 from soundomni.core.spec.load import load_spec, resolve
 from soundomni.core.spec.schema import OptimizerSpec, Slot, Spec
-from soundomni.train import parallel
 from soundomni.train.memory.activations import MeasuredRun, measure_step
 from soundomni.train.memory.diagnosis import Diagnosis, Setting, diagnose, first_change
 from soundomni.train.memory.footprint import FEW, list_parts, optimizer_state, resident_bytes, shard_numel
@@ -159,17 +158,6 @@ def test_two_processes_hold_what_is_said_of_two_gpus(config: Path, tmp_path: Pat
 
 def examined(spec: Spec, *, gpus: int = 1, gpu_memory: int = 1 << 40) -> Diagnosis:
     return diagnose(spec, gpus=gpus, gpu_memory=gpu_memory, seconds=0.4)
-
-
-def test_gradients_that_are_kept_whole_between_micro_batches_are_counted(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def gathered(batches_per_step: int) -> int:
-        return examined(read(config, ("train.batches_per_step", str(batches_per_step))), gpus=2).footprint.gathered
-
-    trained = sum(p.numel() for p in on_meta(read(config)).parameters() if p.requires_grad)
-    once, often = gathered(2), gathered(4)
-    assert often - once == 4 * trained
-    monkeypatch.setattr(parallel, "MOST_WHOLE_GRADIENTS", 4 * trained - 1)
-    assert gathered(2) == gathered(4) == once
 
 
 def test_the_change_that_is_named_makes_it_fit(config: Path) -> None:

@@ -223,8 +223,7 @@ class _Scale:
         resident = resident_bytes(self.model, self.state, shard=shard, ema=self.train.ema_decay > 0)
         step = self._step(setting.gpus > 1, setting.recompute, setting.tokens)
         taught = self.train.teacher is not None
-        accumulates = self.train.batches_per_step > setting.gpus
-        gathered = gathered_bytes(self.model, bf16=self.bf16, accumulates=accumulates) if setting.gpus > 1 else 0
+        gathered = gathered_bytes(self.model, bf16=self.bf16) if setting.gpus > 1 else 0
         return Footprint(
             weights=resident.weights + (teacher_bytes(self.model, shard=shard) if taught else 0),
             gradients=resident.gradients,

@@ -21,7 +21,6 @@ from soundomni.core.interfaces import Optimizer
 from soundomni.core.spec import registry
 from soundomni.core.spec.culprit import named
 from soundomni.core.spec.schema import OptimizerSpec
-from soundomni.train.parallel import whole_gradient_bytes
 
 GATHERED_UNITS = 3
 """Number of layers that FSDP holds whole at once: one that computes, one fetched ahead, and the buffer that one arrives
@@ -213,13 +212,8 @@ def shard_numel(parameter: Tensor, shard: int) -> int:
     return -(-rows // shard) * (parameter.numel() // rows) if rows else 0
 
 
-def gathered_bytes(model: UnifiedModel, *, bf16: bool, accumulates: bool = False) -> int:
+def gathered_bytes(model: UnifiedModel, *, bf16: bool) -> int:
     """Return FSDP's peak for gathered parameters and gradients being reduced.
-
-    Args:
-        model: the model; it may be on the meta device.
-        bf16: whether it computes in bf16.
-        accumulates: whether a rank has several micro-batches in a step. It then keeps gradients whole, unless they are large.
 
     Parameters in no layer (embedding, head, connectors, encoder) stay gathered from the forward to the backward pass.
     Of the layers, GATHERED_UNITS are whole at once, and the gradients of one, in the computing precision and in
@@ -231,5 +225,4 @@ def gathered_bytes(model: UnifiedModel, *, bf16: bool, accumulates: bool = False
     root = sum(p.numel() for p in model.parameters() if id(p) not in apart)
     layer = max((sum(p.numel() for p in unit) for unit in units), default=0)
     trained = max((sum(p.numel() for p in unit if p.requires_grad) for unit in units), default=0)
-    kept = whole_gradient_bytes(model) if accumulates else 0
-    return size * (root + GATHERED_UNITS * layer) + (size + 4) * trained + kept
+    return size * (root + GATHERED_UNITS * layer) + (size + 4) * trained
