@@ -35,7 +35,7 @@ from soundomni.train.trainable import as_trainable
 T = TypeVar("T")
 
 MOST_WHOLE_GRADIENTS = 2**28
-"""Bytes of the gradients, in float32, up to which ranks keep them whole between micro-batches. `doctor` counts them as part of its reserve."""
+"""Bytes of the gradients, in float32, up to which ranks keep them whole between micro-batches: part of what `doctor` reserves."""
 MEETING, LOCKSTEP = timedelta(minutes=5), timedelta(minutes=30)
 """How long a rank that failed, and one that did not, waits for the others. In lockstep, they come soon."""
 
