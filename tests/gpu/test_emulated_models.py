@@ -110,6 +110,19 @@ def test_codecs(twice: Twice, device: EmulatedCuda) -> None:
             assert_same(own.decode(found), other.decode(expected), FP32)
 
 
+def test_codecs_and_latents_are_measured_on_the_device(twice: Twice, device: EmulatedCuda) -> None:
+    """Before a model goes to the device, its codecs do, which encode the clips that are measured."""
+    for one in twice.cpu.all_made:
+        if one.normalizer.kind == "none":
+            continue
+        own = deepcopy(one)
+        own.normalizer.fitted.fill_(False)
+        to_cuda(own.codec)
+        own.fit([batch.of(one.name) for batch in twice.batches], device=torch.device("cuda"))
+        assert_same(own.normalizer.mean, one.normalizer.mean, FP32)
+        assert_same(own.normalizer.std, one.normalizer.std, FP32)
+
+
 def test_generating_with_guidance(twice: Twice, device: EmulatedCuda) -> None:
     model = twice.on_cuda()
     device.watch(model.units)
