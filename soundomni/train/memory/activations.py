@@ -34,6 +34,7 @@ from soundomni.core.assembly.modality import (
     frame_places,
 )
 from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.assembly.text_loss import summed_nats
 from soundomni.core.attention import plan_attention
 from soundomni.core.attention.flex import FlexPlan
 from soundomni.core.attention.layout import Layout
@@ -190,8 +191,7 @@ class _Shadow(UnifiedModel):
     def text_loss(self, hidden: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss over the first tokens: only the number of predicted tokens is known."""
         rows = torch.arange(self.sizes.num_labels, device=hidden.device)
-        logits = self.backbone.head(hidden.index_select(0, rows)).float()
-        total = functional.cross_entropy(logits, labels.index_select(0, rows), reduction="sum")
+        total = summed_nats(self.backbone.head, hidden.index_select(0, rows), labels.index_select(0, rows))
         return total, torch.ones((), device=total.device)
 
 
