@@ -82,6 +82,7 @@ def add_dtype(parser: argparse.ArgumentParser) -> None:
     """Add `--dtype`."""
     parser.add_argument(
         "--dtype",
+        choices=("float32", "bfloat16"),
         default="float32",
         help="what the model computes in: float32, or bfloat16, which takes half of the memory and is faster on GPUs; "
         "codecs and encoders always compute in float32 (default: float32)",
