@@ -1,0 +1,237 @@
+"""Steps 0 to 5: results on the GPU are those of the CPU.
+
+Shape letters: P stored tokens, h heads, h_kv key-value heads, d head dimensions, B clips, C channels, S samples.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import os
+import platform
+import shutil
+import sysconfig
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.gpu.findings import Findings, Number, cosine, error, prepare, timed
+from benchmarks.gpu.models import Built, built, gradients, nano, pack, spec_of
+from soundomni.core.attention import plan_attention
+from soundomni.core.attention.plans import AttentionPlan
+from soundomni.core.attention.stored_order import store
+from soundomni.core.full_precision import full_precision
+from soundomni.core.interfaces import Codec
+from soundomni.core.sequence import Attend, PackedBatch, Role, Segment, SegmentTable
+from soundomni.core.spec import registry
+from soundomni.core.spec.schema import Slot
+from soundomni.train.loss_weighting import loss_shares, weighted_loss
+
+FP32, BF16 = torch.float32, torch.bfloat16
+
+
+def environment(device: torch.device, *, size: int) -> dict[str, Number]:
+    """Print versions and what compiling kernels needs, then multiply matrices of `size` rows in bf16."""
+    found = Findings()
+    for package in ("torch", "triton", "transformers", "bitsandbytes"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "missing"
+    found["python"] = platform.python_version()
+    found["CPU threads"] = torch.get_num_threads()
+    found["CUDA"], found["cuDNN"] = str(torch.version.cuda), str(torch.backends.cudnn.version())
+    compiler = os.environ.get("CC") or next(filter(shutil.which, ("gcc", "clang")), "missing")
+    header = (Path(sysconfig.get_paths()["include"]) / "Python.h").exists()
+    found["C compiler"], found["Python.h"] = compiler, header
+    kernels: Any = torch._C
+    found["order of SDPA kernels"] = [kernels._SDPBackend(index).name for index in kernels._get_sdp_priority_order()]
+    prepare(device)
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        found["GPU"], found["free GiB"], found["total GiB"] = torch.cuda.get_device_name(device), free / 2**30, total / 2**30
+        found.require(compiler != "missing" and header, "Triton compiles kernels with a C compiler and Python.h, and one is missing")
+    a, b = torch.randn(2, size, size, device=device, dtype=BF16)
+    speed = 2 * size**3 / timed(device, lambda: a @ b, rounds=5, warm_up=3) / 1e12
+    if device.type == "cuda":
+        found.above("bf16 TFLOP/s", speed, 500.0)
+    else:
+        found["bf16 TFLOP/s"] = speed
+    return found.numbers()
+
+
+# Attention
+
+
+def text(length: int) -> Segment:
+    """Return causal text."""
+    return Segment(role=Role.TEXT, attend=Attend.CAUSAL, length=length, token_ids=np.zeros(length, np.int64))
+
+
+def audio(length: int, attend: Attend, role: Role = Role.LATENT) -> Segment:
+    """Return a clip of `length` tokens, boundaries included."""
+    return Segment(role=role, attend=attend, length=length, token_ids=np.zeros(2, np.int64))
+
+
+def layouts(unit: int) -> dict[str, list[list[Segment]]]:
+    """Return layouts of batches of at most 16 * `unit` tokens."""
+    noise, full = Attend.NOISE, Attend.FULL
+    turn = [text(unit), audio(2 * unit, full), text(unit), audio(unit, full, Role.FEATURES), text(unit), audio(2 * unit, noise)]
+    heard = [audio(3 * unit, Attend.CAUSAL, Role.FEATURES), text(unit), audio(4 * unit, noise)]
+    return {
+        "text to audio": [[text(unit), audio(3 * unit, noise)] for _ in range(4)],
+        "interleaved": [turn, turn],
+        "ragged": [[text(3 + i), audio(2 * unit + 5 * i, noise)] for i in range(5)],
+        "causal features": [heard, heard],
+        "only text": [[text(4 * unit)], [text(unit)]],
+    }
+
+
+def _attended(plan: AttentionPlan, inputs: Sequence[Tensor], weight: Tensor) -> list[Tensor]:
+    """Return the output and the three gradients, in fp32."""
+    own = [x.detach().clone().requires_grad_() for x in inputs]
+    out = plan(*own)
+    return [x.float() for x in (out, *torch.autograd.grad(out, own, weight.to(out.dtype)))]
+
+
+def _can_run(executor: str, layout: str, dtype: torch.dtype, dim: int) -> bool:
+    """Return whether an executor is compared: varlen where its kernels take what they get, and flex where a few kernels are enough."""
+    if executor == "varlen":
+        return dtype == BF16 and layout != "interleaved"
+    return executor != "flex" or dim == 64
+
+
+def attention(device: torch.device, *, unit: int, dims: Sequence[int], odd_dims: Sequence[int]) -> dict[str, Number]:
+    """Compare executors with dense attention in fp32: the output and three gradients, by the largest error of a tensor's scale."""
+    prepare(device)
+    found = Findings()
+    executors = ("varlen", "flex", "padded") if device.type == "cuda" else ("merged", "padded")
+    worst: dict[tuple[str, torch.dtype], tuple[float, str]] = {}
+    for name, documents in layouts(unit).items():
+        table = SegmentTable.from_samples(documents)
+        stored = store(table, lambda role: int(role == Role.LATENT), 2, multiple=128)
+        reference = plan_attention(table, stored, device=device, executor="reference")
+        for dim, heads_kv in [(dim, heads_kv) for dim in (*dims, *odd_dims) for heads_kv in (2, 4)]:
+            exact = [torch.randn(len(stored.order), heads, dim, device=device) for heads in (4, heads_kv, heads_kv, 4)]
+            for dtype in (FP32, BF16):
+                given = [x.to(dtype) for x in exact]
+                expected = _attended(reference, [x.float() for x in given[:3]], given[3].float())
+                tried = [e for e in executors if dim in dims and _can_run(e, name, dtype, dim)]
+                for executor in (*tried, *(["auto"] if dim in odd_dims else [])):
+                    plan = plan_attention(table, stored, device=device, executor=executor, dtype=dtype, head_dim=dim)
+                    results = _attended(plan, given[:3], given[3])
+                    size = max(error(one, other) for one, other in zip(results, expected, strict=True))
+                    label = f"auto with d = {dim}, which takes {plan.executor}" if executor == "auto" else executor
+                    case = (size, f"{name}, d = {dim}, {heads_kv} key-value heads")
+                    worst[label, dtype] = max(worst.get((label, dtype), (-1.0, "")), case)
+    for (label, dtype), (size, case) in worst.items():
+        limit = 1e-4 if dtype == FP32 else 2e-2
+        kind = "fp32" if dtype == FP32 else "bf16"
+        found[f"{label}, {kind}"] = size
+        found.require(size < limit, f"{label} in {kind} is off by {size:.2g} of the scale; expected less than {limit:g} ({case})")
+    return found.numbers()
+
+
+# Codecs
+
+
+@contextmanager
+def rounding(precision: str) -> Iterator[None]:
+    """Compute convolutions and products of fp32 on the GPU in "ieee" or "tf32" within this context."""
+    backends: Any = torch.backends
+    kinds = (backends.cudnn.conv, backends.cuda.matmul)
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = precision
+        yield
+    finally:
+        for kind, old in zip(kinds, before, strict=True):
+            kind.fp32_precision = old
+
+
+def codecs(device: torch.device, *, seconds: float, base_channels: int) -> dict[str, Number]:
+    """Encode and decode four ragged clips on the CPU and on the GPU, in fp32, and in TF32, which nothing in the package uses."""
+    prepare(device)
+    found = Findings()
+    sizes: dict[str, dict[str, Any]] = {
+        "mdct": {"sample_rate": 8000, "channels": 1, "frame_size": 128},
+        "mdct-shape-gain": {"sample_rate": 8000, "channels": 1, "frame_size": 128},
+        "harmonic": {"sample_rate": 8000, "channels": 1, "frame_size": 128, "num_harmonics": 15, "pitch_range": [125, 1000]},
+        "oobleck": {"sample_rate": 8000, "channels": 1, "base_channels": base_channels, "latent_dim": 16},
+    }
+    limits = {"mdct": 1e-5, "mdct-shape-gain": 1e-4, "harmonic": 1e-3, "oobleck": 1e-4}
+    waveform, lengths = clips(seconds)
+    for name, arguments in sizes.items():
+        cpu = cast(Codec, registry.build("codec", Slot(name, arguments)))
+        gpu = deepcopy(cpu).to(device)
+        with torch.no_grad():
+            encoded = cpu.encode(waveform, lengths)
+            decoded = cpu.decode(encoded)
+            given = type(encoded)(encoded.values.to(device), encoded.lengths.to(device), encoded.spec)
+            for precision in ("ieee", "tf32"):
+                with rounding(precision):
+                    values = gpu.encode(waveform.to(device), lengths.to(device)).values
+                    errors = {"encode": error(values, encoded.values), "decode": error(gpu.decode(given), decoded)}
+                for what, size in errors.items():
+                    if precision == "ieee":
+                        found.below(f"{name} {what}", size, limits[name])
+                    else:
+                        found[f"{name} {what} in TF32"] = size
+            with rounding("tf32"), torch.autocast(device.type, dtype=BF16), full_precision(device):
+                found.below(f"{name} decode as models do", error(gpu.decode(given), decoded), limits[name])
+    return found.numbers()
+
+
+def clips(seconds: float, count: int = 4) -> tuple[Tensor, Tensor]:
+    """Return clips of tones and noise at 8 kHz of several lengths up to `seconds`, `[B, C, S]`, and their lengths."""
+    samples = round(8000 * seconds)
+    lengths = torch.tensor([samples - index * samples // (2 * count) for index in range(count)])
+    time = torch.arange(samples) / 8000
+    noise = 0.05 * torch.randn(count, 1, samples, generator=torch.Generator().manual_seed(3))
+    tones = torch.stack([0.3 * torch.sin(2 * math.pi * 220 * (index + 1) * time) for index in range(count)])
+    return (noise + tones[:, None]) * (torch.arange(samples) < lengths[:, None])[:, None], lengths
+
+
+# Models
+
+
+def gradients_of(model: Any, batch: PackedBatch, weights: dict[str, float], *, dtype: torch.dtype) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Return the mean of each loss of a batch, and the gradients of their weighted sum."""
+    model.zero_grad(set_to_none=True)
+    given = batch.to(model.device)
+    with torch.autocast(model.device.type, dtype=BF16, enabled=dtype == BF16):
+        terms = model(given)
+    shares = loss_shares(terms, model.count_terms(batch), 1)
+    weighted_loss(shares, weights).backward()
+    return {name: share.item() for name, share in shares.items()}, gradients(model)
+
+
+def gradients_agree(device: torch.device, *, tokens: int) -> dict[str, Number]:
+    """Compare the losses and all gradients of a packed batch between the CPU in fp32 and the GPU in fp32 and bf16."""
+    prepare(device)
+    found = Findings()
+    for name in ("demo", "nano"):
+        spec = spec_of(name, f"data.tokens_per_batch={tokens}", "data.max_tokens_per_sample=256", "model.tokenizer.vocab_size=300")
+        if name == "nano":
+            user = nano(torch.device("cpu"))
+            made = Built(spec, user.tokenizer, user.model)
+        else:
+            made = built(spec)
+        batch = pack(made)[0]
+        assert spec.train is not None
+        losses, expected = gradients_of(made.model, batch, spec.train.loss_weights, dtype=FP32)
+        model = deepcopy(made.model).to(device)
+        for dtype, kind, most, least in ((FP32, "fp32", 1e-4, 0.9999), (BF16, "bf16", 2e-2, 0.99)):
+            others, own = gradients_of(model, batch, spec.train.loss_weights, dtype=dtype)
+            worst = max(abs(others[loss] - value) / max(abs(value), 1e-6) for loss, value in losses.items())
+            found.below(f"{name} loss error, {kind}", worst, most)
+            found.above(f"{name} gradient cosine, {kind}", cosine(own.values(), expected.values()), least)
+            found[f"{name} least cosine of a tensor, {kind}"] = min(cosine([own[key]], [other]) for key, other in expected.items() if other.any())
+    return found.numbers()

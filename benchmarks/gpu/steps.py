@@ -1,0 +1,47 @@
+"""The steps of the plan, most valuable first, with their sizes on an H200, and those for trying the steps themselves on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the plan.
+
+    Args:
+        number: its place in the plan.
+        name: what it is about, in a few words.
+        function: MODULE:FUNCTION, called with the device and the sizes; it returns numbers and raises `Failed`.
+        limit: the most seconds that it may take; then it is stopped.
+        full: sizes for an H200.
+        tiny: sizes that differ on a CPU, with `--device cpu`.
+    """
+
+    number: int
+    name: str
+    function: str
+    limit: float
+    full: Mapping[str, Any] = field(default_factory=dict)
+    tiny: Mapping[str, Any] = field(default_factory=dict)
+
+    def sizes(self, device: str) -> dict[str, Any]:
+        """Return the sizes for a kind of device, "cuda" or "cpu"."""
+        return {**self.full, **(self.tiny if device == "cpu" else {})}
+
+
+STEPS = (
+    Step(0, "environment", "benchmarks.gpu.correctness:environment", 60, {"size": 8192}, {"size": 128}),
+    Step(
+        1,
+        "attention",
+        "benchmarks.gpu.correctness:attention",
+        90,
+        {"unit": 64, "dims": [32, 48, 64, 128], "odd_dims": [8, 12]},
+        {"unit": 6, "dims": [32], "odd_dims": [12]},
+    ),
+    Step(2, "codecs", "benchmarks.gpu.correctness:codecs", 60, {"seconds": 1.0, "base_channels": 32}, {"seconds": 0.2, "base_channels": 2}),
+    Step(3, "losses and gradients", "benchmarks.gpu.correctness:gradients_agree", 60, {"tokens": 1280}, {"tokens": 320}),
+)
