@@ -6,14 +6,16 @@ Shape letters: P stored tokens, h heads, h_kv key-value heads, d head dimensions
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import math
 import os
 import platform
 import shutil
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,8 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.findings import Findings, Number, cosine, error, prepare, timed
+from benchmarks.gpu.findings import Failed, Findings, Number, cosine, error, prepare, timed
 from benchmarks.gpu.models import Built, built, gradients, nano, pack, spec_of
+from soundomni import Audio, Kept
+from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.attention import plan_attention
 from soundomni.core.attention.plans import AttentionPlan
 from soundomni.core.attention.stored_order import store
@@ -31,7 +35,14 @@ from soundomni.core.interfaces import Codec
 from soundomni.core.sequence import Attend, PackedBatch, Role, Segment, SegmentTable
 from soundomni.core.spec import registry
 from soundomni.core.spec.schema import Slot
+from soundomni.data.toys.toy_language import parse_caption
+from soundomni.data.toys.toy_recipe import agreement
+from soundomni.evaluation.toy_attributes import heard_recipe
+from soundomni.train.ema import EMA
 from soundomni.train.loss_weighting import loss_shares, weighted_loss
+from soundomni.train.parallel import World
+from soundomni.train.phases import build_optimizers, phases_of
+from soundomni.train.step import train_step
 
 FP32, BF16 = torch.float32, torch.bfloat16
 
@@ -202,7 +213,9 @@ def clips(seconds: float, count: int = 4) -> tuple[Tensor, Tensor]:
 # Models
 
 
-def gradients_of(model: Any, batch: PackedBatch, weights: dict[str, float], *, dtype: torch.dtype) -> tuple[dict[str, float], dict[str, Tensor]]:
+def gradients_of(
+    model: UnifiedModel, batch: PackedBatch, weights: Mapping[str, float], *, dtype: torch.dtype
+) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Return the mean of each loss of a batch, and the gradients of their weighted sum."""
     model.zero_grad(set_to_none=True)
     given = batch.to(model.device)
@@ -233,5 +246,117 @@ def gradients_agree(device: torch.device, *, tokens: int) -> dict[str, Number]:
             worst = max(abs(others[loss] - value) / max(abs(value), 1e-6) for loss, value in losses.items())
             found.below(f"{name} loss error, {kind}", worst, most)
             found.above(f"{name} gradient cosine, {kind}", cosine(own.values(), expected.values()), least)
-            found[f"{name} least cosine of a tensor, {kind}"] = min(cosine([own[key]], [other]) for key, other in expected.items() if other.any())
+            each = [cosine([own[key]], [other]) for key, other in expected.items() if other.any()]
+            found[f"{name} least cosine of a tensor, {kind}"] = min(each)
     return found.numbers()
+
+
+PROMPTS = ("a loud sine tone at A4", "a rising chirp", "two clicks", "white noise")
+
+
+def use(device: torch.device, *, num_steps: int | None, num_clips: int) -> dict[str, Number]:
+    """Generate, continue, vary and describe with `nano` on the CPU and on the GPU; in bf16, the clips follow the prompts as well."""
+    prepare(device)
+    found = Findings()
+    cpu, gpu = nano(torch.device("cpu")), nano(device)
+    prompts = [PROMPTS[index % len(PROMPTS)] for index in range(num_clips)]
+    asked: dict[str, Any] = {"seconds": 1.0, "num_steps": num_steps}
+    expected = cpu.generate(prompts, **asked)
+    generated = gpu.generate(prompts, **asked)
+    found.below("generate", _distance(generated, expected), 1e-3)
+    given: dict[str, dict[str, Any]] = {
+        "continue": {"known": Kept(expected[0], [(0.0, 0.4)])},
+        "vary": {"vary": expected[1], "strength": 0.5},
+    }
+    for name, edit in given.items():
+        own, other = (user.generate(prompts[:1], **asked, **edit) for user in (gpu, cpu))
+        found.below(name, _distance(own, other), 1e-3)
+    texts, own_texts = cpu.describe(expected, max_new_tokens=32), gpu.describe(expected, max_new_tokens=32)
+    found["texts"] = own_texts
+    found.require(own_texts == texts, f"the texts are {own_texts}; expected {texts}")
+    with torch.autocast(device.type, dtype=BF16):
+        rounded = gpu.generate(prompts, **asked)
+        found["texts in bf16"] = gpu.describe(expected, max_new_tokens=32)
+    found["difference of clips in bf16"] = _distance(rounded, expected)
+    exact, score = prompt_score(prompts, expected), prompt_score(prompts, rounded)
+    found["prompt score on the CPU"], found["prompt score in bf16"] = exact, score
+    # One attribute in twenty may turn over: rounding leads to a different clip.
+    found.require(score >= exact - 0.05, f"in bf16, {score:.0%} of the attributes are as the prompts say; expected {exact:.0%}, as in fp32")
+    return found.numbers()
+
+
+def _distance(own: Sequence[Audio], others: Sequence[Audio]) -> float:
+    """Return the largest error of any clip, relative to its peak."""
+    return max(error(torch.from_numpy(one.waveform), torch.from_numpy(other.waveform)) for one, other in zip(own, others, strict=True))
+
+
+def prompt_score(prompts: Sequence[str], made: Sequence[Audio]) -> float:
+    """Return the share of attributes in captions of toy sounds that signal analysis finds in the clips."""
+    right: list[bool] = []
+    for prompt, clip in zip(prompts, made, strict=True):
+        recipe = parse_caption(prompt)
+        assert recipe is not None, prompt
+        right += agreement(recipe, heard_recipe(clip)).values()
+    return sum(right) / len(right)
+
+
+KINDS = {
+    "shared keys": (
+        "model.backbone={class_path: mot, init_args: {hidden_dim: 64, num_layers: 3, num_heads: 4, num_kv_heads: 2, head_dim: 32}}",
+        """model.encoder={class_path: qwen2-audio, init_args: {num_mel_bins: 16, d_model: 32, num_layers: 2, num_heads: 2, ffn_dim: 48,
+        max_source_positions: 50}}""",
+        """model.codec={class_path: oobleck, init_args: {sample_rate: 8000, channels: 1, base_channels: 2, channel_multiples: [1, 2],
+        strides: [8, 8], latent_dim: 8, sample_latents: true}}""",
+        *("model.feature_attend=causal", "model.normalize=channel", "model.connectors.latent=mlp", "model.objective=flow-matching"),
+    ),
+    "mixture": (
+        "model.backbone={class_path: mot, init_args: {hidden_dim: 64, num_layers: 3, num_heads: 4, qk_norm: all}}",
+        "model.router={class_path: top-k, init_args: {num_experts: 3}}",
+    ),
+    "adapters": (
+        "model.backbone={class_path: mot, init_args: {hidden_dim: 64, num_layers: 3, num_heads: 4, qk_norm: all}}",
+        "train.lora={streams: [gen, und], kind: dora, rank: 4}",
+    ),
+}
+"""Kind of model → what is changed in the spec `demo`."""
+
+
+def kinds(device: torch.device, *, tokens: int, rules: Sequence[str]) -> dict[str, Number]:
+    """Train small models of several kinds for two steps with each optimizer, on the CPU and on the GPU in fp32, and on the GPU in bf16."""
+    prepare(device)
+    found = Findings()
+    for name, changes in KINDS.items():
+        sizes = (f"data.tokens_per_batch={tokens}", "data.max_tokens_per_sample=256", "model.tokenizer.vocab_size=300")
+        made = built(spec_of("demo", *changes, *sizes))
+        batches = pack(made, 2)
+        for rule in rules:
+            if rule == "adamw-8bit" and importlib.util.find_spec("bitsandbytes") is None:
+                found[rule] = "not run: bitsandbytes is missing"
+                continue
+            expected = _steps(deepcopy(made), batches, rule, torch.device("cpu"), "fp32")
+            for precision, limit in (("fp32", 1e-3), ("bf16", 5e-2)):
+                own = _steps(deepcopy(made), batches, rule, device, precision)
+                size = max(abs(one / other - 1) for one, other in zip(own, expected, strict=True))
+                found.below(f"{name}, {rule}, {precision}", size, limit)
+    return found.numbers()
+
+
+def _steps(made: Built, batches: Sequence[PackedBatch], rule: str, device: torch.device, precision: str) -> list[float]:
+    """Make a step on each batch; return the losses and gradient norms of all steps, and the norm of the averaged weights."""
+    spec = made.spec.train
+    assert spec is not None
+    train = replace(spec, precision=precision, optimizer=replace(spec.optimizer, rule=Slot(rule), lr=1e-3))
+    model = made.model.to(device)
+    if precision == "fp32" and device.type == "cuda":
+        model.executor = "padded"  # step 3 compiles flex for fp32; here, many small kernels would only take time
+    optimizer, ema = build_optimizers(model, phases_of(model, train)), EMA(model, decay=0.9)
+    world = World(rank=0, size=1, device=device)
+    numbers: list[float] = []
+    for batch in batches:
+        result = train_step(model, [batch], train=train, optimizer=optimizer, world=world)
+        ema.update(model, skipped=result.skipped)
+        read = result.read(train)
+        if not read.is_finite:
+            raise Failed(f"a step with {rule} in {precision} is not finite: {read}")
+        numbers += [*read.losses.values(), *read.grad_norms.values()]
+    return [*numbers, float(torch.stack([average.square().sum() for average in ema.averages.values()]).sum().sqrt())]

@@ -44,4 +44,35 @@ STEPS = (
     ),
     Step(2, "codecs", "benchmarks.gpu.correctness:codecs", 60, {"seconds": 1.0, "base_channels": 32}, {"seconds": 0.2, "base_channels": 2}),
     Step(3, "losses and gradients", "benchmarks.gpu.correctness:gradients_agree", 60, {"tokens": 1280}, {"tokens": 320}),
+    Step(
+        4,
+        "generate and describe",
+        "benchmarks.gpu.correctness:use",
+        75,
+        {"num_steps": None, "num_clips": 8},
+        {"num_steps": 4, "num_clips": 4},
+    ),
+    Step(
+        5,
+        "kinds of models",
+        "benchmarks.gpu.correctness:kinds",
+        75,
+        {"tokens": 640, "rules": ["adamw", "muon", "adamw-8bit"]},
+        {"tokens": 320},
+    ),
+    Step(
+        6,
+        "runs",
+        "benchmarks.gpu.training:runs",
+        150,
+        {"steps": 200, "stop": 100, "sharded_steps": 20, "compared": True, "precision": "bf16", "changes": []},
+        {
+            **{"steps": 4, "stop": 1, "sharded_steps": 1, "compared": False, "precision": "fp32"},
+            "changes": [
+                *("--train.threads=1", "--data.tokens_per_batch=512"),
+                "--model.backbone={class_path: mot, init_args: {hidden_dim: 64, num_layers: 2, num_heads: 2}}",
+            ],
+        },
+    ),
+    Step(7, "waits", "benchmarks.gpu.training:waits", 60, {"hidden_dim": 256, "num_steps": 3, "num_tokens": 8}, {"hidden_dim": 64}),
 )
