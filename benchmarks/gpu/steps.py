@@ -32,6 +32,10 @@ class Step:
         return {**self.full, **(self.tiny if device == "cpu" else {})}
 
 
+BILLION = {"num_layers": 24, "hidden_dim": 2048, "num_heads": 16, "intermediate_dim": 1664}
+"""A mixture of two transformers with 1.3 billion parameters."""
+SMALL = {"num_layers": 2, "hidden_dim": 32, "num_heads": 2, "intermediate_dim": 32}
+
 STEPS = (
     Step(0, "environment", "benchmarks.gpu.correctness:environment", 60, {"size": 8192}, {"size": 128}),
     Step(
@@ -75,4 +79,58 @@ STEPS = (
         },
     ),
     Step(7, "waits", "benchmarks.gpu.training:waits", 60, {"hidden_dim": 256, "num_steps": 3, "num_tokens": 8}, {"hidden_dim": 64}),
+    Step(
+        8,
+        "speed of training",
+        "benchmarks.gpu.speed:training",
+        150,
+        {**BILLION, "tokens": 16384, "seconds": 10.0, "rounds": 3, "backend": "inductor"},
+        {**SMALL, "tokens": 256, "seconds": 0.5, "rounds": 1, "backend": "eager"},
+    ),
+    Step(
+        9,
+        "speed of attention",
+        "benchmarks.gpu.speed:attention",
+        60,
+        {"documents": 64, "words": 64, "frames": 448, "heads": 16, "dim": 128, "num_layers": 24, "rounds": 5},
+        {"documents": 2, "words": 6, "frames": 10, "heads": 2, "dim": 16, "rounds": 1},
+    ),
+    Step(
+        10,
+        "speed of use",
+        "benchmarks.gpu.speed:use",
+        90,
+        {**BILLION, "num_tokens": 128, "batch_sizes": [1, 8], "seconds": 10.0, "num_steps": 25},
+        {**SMALL, "num_tokens": 4, "batch_sizes": [1, 2], "seconds": 0.3, "num_steps": 2},
+    ),
+    Step(
+        11,
+        "speed of the codec",
+        "benchmarks.gpu.speed:codec",
+        60,
+        {"seconds": 47.0, "count": 4, "chunk_seconds": 10.0, "sizes": {}},
+        {
+            **{"seconds": 0.4, "count": 2, "chunk_seconds": 0.1},
+            "sizes": {"sample_rate": 8000, "base_channels": 2, "channel_multiples": [1, 2], "strides": [4, 8], "latent_dim": 4},
+        },
+    ),
+    Step(
+        12,
+        "checkpoints",
+        "benchmarks.gpu.speed:checkpoint",
+        90,
+        {**BILLION, "num_layers": 12, "stall_per_gigabyte": 0.1},
+        SMALL,
+    ),
+    Step(
+        13,
+        "layers of soundomni-7b",
+        "benchmarks.gpu.speed:wide_layers",
+        75,
+        {
+            **{"num_layers": 4, "hidden_dim": 4096, "num_heads": 32, "intermediate_dim": 11008, "gen_intermediate_dim": 2048},
+            **{"vocab_rows": 156032, "tokens": 36864, "seconds": 10.0, "labels": 8192},
+        },
+        {**SMALL, "gen_intermediate_dim": 16, "vocab_rows": 400, "tokens": 256, "seconds": 0.5, "labels": 8},
+    ),
 )
