@@ -1,6 +1,6 @@
 """One step in a process of its own: `python -m benchmarks.gpu.child MODULE:FUNCTION DEVICE SIZES`, with the sizes as JSON.
 
-Numbers are lines of JSON on stdout, and so is the reason if the step fails; see `Findings`.
+Numbers are lines of JSON on stdout, and so is the reason if the step fails; see findings.py.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-import torch
-
-from benchmarks.gpu.findings import Failed, NoGPU
+from benchmarks.gpu.outcomes import Failed, NoGPU
 from benchmarks.gpu.plan import NO_GPU
 
 
@@ -22,7 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     target, device, sizes = arguments
     module, _, name = target.partition(":")
     try:
-        getattr(importlib.import_module(module), name)(torch.device(device), **json.loads(sizes))
+        getattr(importlib.import_module(module), name)(device, **json.loads(sizes))
     except NoGPU:
         return NO_GPU
     except Failed as failure:

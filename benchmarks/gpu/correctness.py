@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.findings import Failed, Findings, Number, cosine, error, prepare, timed
+from benchmarks.gpu.findings import Findings, Number, cosine, error, prepare, timed
 from benchmarks.gpu.models import Built, built, gradients, nano, pack, spec_of
+from benchmarks.gpu.outcomes import Failed
 from soundomni import Audio, Kept
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.attention import plan_attention
@@ -47,7 +48,7 @@ from soundomni.train.step import train_step
 FP32, BF16 = torch.float32, torch.bfloat16
 
 
-def environment(device: torch.device, *, size: int) -> dict[str, Number]:
+def environment(kind: str, *, size: int) -> dict[str, Number]:
     """Print versions and what compiling kernels needs, then multiply matrices of `size` rows in bf16."""
     found = Findings()
     for package in ("torch", "triton", "transformers", "bitsandbytes"):
@@ -63,7 +64,7 @@ def environment(device: torch.device, *, size: int) -> dict[str, Number]:
     found["C compiler"], found["Python.h"] = compiler, header
     kernels: Any = torch._C
     found["order of SDPA kernels"] = [kernels._SDPBackend(index).name for index in kernels._get_sdp_priority_order()]
-    prepare(device)
+    device = prepare(kind)
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         found["GPU"], found["free GiB"], found["total GiB"] = torch.cuda.get_device_name(device), free / 2**30, total / 2**30
@@ -91,17 +92,21 @@ def audio(length: int, attend: Attend, role: Role = Role.LATENT) -> Segment:
 
 
 def layouts(unit: int) -> dict[str, list[list[Segment]]]:
-    """Return layouts of batches of at most 16 * `unit` tokens."""
-    noise, full = Attend.NOISE, Attend.FULL
-    turn = [text(unit), audio(2 * unit, full), text(unit), audio(unit, full, Role.FEATURES), text(unit), audio(2 * unit, noise)]
+    """Return layouts of batches of 16 * `unit` tokens each: with one length, flex compiles few kernels. `unit` is at least 8 and even."""
+    noise, full, half = Attend.NOISE, Attend.FULL, unit // 2
+    turns = [text(unit), audio(2 * unit, full), text(half), audio(unit, full, Role.FEATURES), text(half), audio(3 * unit, noise)]
     heard = [audio(3 * unit, Attend.CAUSAL, Role.FEATURES), text(unit), audio(4 * unit, noise)]
-    return {
+    found = {
         "text to audio": [[text(unit), audio(3 * unit, noise)] for _ in range(4)],
-        "interleaved": [turn, turn],
-        "ragged": [[text(3 + i), audio(2 * unit + 5 * i, noise)] for i in range(5)],
+        "interleaved": [turns, turns],
+        "ragged": [[text(3 + i), audio(unit + 5 * i, noise)] for i in range(5)],
         "causal features": [heard, heard],
         "only text": [[text(4 * unit)], [text(unit)]],
     }
+    for documents in found.values():
+        left = 16 * unit - sum(segment.length for document in documents for segment in document)
+        documents += [[text(left)]] if left else []
+    return found
 
 
 def _attended(plan: AttentionPlan, inputs: Sequence[Tensor], weight: Tensor) -> list[Tensor]:
@@ -118,9 +123,9 @@ def _can_run(executor: str, layout: str, dtype: torch.dtype, dim: int) -> bool:
     return executor != "flex" or dim == 64
 
 
-def attention(device: torch.device, *, unit: int, dims: Sequence[int], odd_dims: Sequence[int]) -> dict[str, Number]:
+def attention(kind: str, *, unit: int, dims: Sequence[int], odd_dims: Sequence[int]) -> dict[str, Number]:
     """Compare executors with dense attention in fp32: the output and three gradients, by the largest error of a tensor's scale."""
-    prepare(device)
+    device = prepare(kind)
     found = Findings()
     executors = ("varlen", "flex", "padded") if device.type == "cuda" else ("merged", "padded")
     worst: dict[tuple[str, torch.dtype], tuple[float, str]] = {}
@@ -167,9 +172,9 @@ def rounding(precision: str) -> Iterator[None]:
             kind.fp32_precision = old
 
 
-def codecs(device: torch.device, *, seconds: float, base_channels: int) -> dict[str, Number]:
+def codecs(kind: str, *, seconds: float, base_channels: int) -> dict[str, Number]:
     """Encode and decode four ragged clips on the CPU and on the GPU, in fp32, and in TF32, which nothing in the package uses."""
-    prepare(device)
+    device = prepare(kind)
     found = Findings()
     sizes: dict[str, dict[str, Any]] = {
         "mdct": {"sample_rate": 8000, "channels": 1, "frame_size": 128},
@@ -226,9 +231,9 @@ def gradients_of(
     return {name: share.item() for name, share in shares.items()}, gradients(model)
 
 
-def gradients_agree(device: torch.device, *, tokens: int) -> dict[str, Number]:
+def gradients_agree(kind: str, *, tokens: int) -> dict[str, Number]:
     """Compare the losses and all gradients of a packed batch between the CPU in fp32 and the GPU in fp32 and bf16."""
-    prepare(device)
+    device = prepare(kind)
     found = Findings()
     for name in ("demo", "nano"):
         spec = spec_of(name, f"data.tokens_per_batch={tokens}", "data.max_tokens_per_sample=256", "model.tokenizer.vocab_size=300")
@@ -254,9 +259,9 @@ def gradients_agree(device: torch.device, *, tokens: int) -> dict[str, Number]:
 PROMPTS = ("a loud sine tone at A4", "a rising chirp", "two clicks", "white noise")
 
 
-def use(device: torch.device, *, num_steps: int | None, num_clips: int) -> dict[str, Number]:
+def use(kind: str, *, num_steps: int | None, num_clips: int) -> dict[str, Number]:
     """Generate, continue, vary and describe with `nano` on the CPU and on the GPU; in bf16, the clips follow the prompts as well."""
-    prepare(device)
+    device = prepare(kind)
     found = Findings()
     cpu, gpu = nano(torch.device("cpu")), nano(device)
     prompts = [PROMPTS[index % len(PROMPTS)] for index in range(num_clips)]
@@ -321,9 +326,9 @@ KINDS = {
 """Kind of model → what is changed in the spec `demo`."""
 
 
-def kinds(device: torch.device, *, tokens: int, rules: Sequence[str]) -> dict[str, Number]:
+def kinds(kind: str, *, tokens: int, rules: Sequence[str]) -> dict[str, Number]:
     """Train small models of several kinds for two steps with each optimizer, on the CPU and on the GPU in fp32, and on the GPU in bf16."""
-    prepare(device)
+    device = prepare(kind)
     found = Findings()
     for name, changes in KINDS.items():
         sizes = (f"data.tokens_per_batch={tokens}", "data.max_tokens_per_sample=256", "model.tokenizer.vocab_size=300")

@@ -1,7 +1,8 @@
-"""What a step finds, how it fails, and how errors and times are measured."""
+"""What a step finds, and how errors and times are measured."""
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -9,15 +10,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from benchmarks.gpu.outcomes import Failed, NoGPU
+
 Number = float | int | str | bool | list[str]
-
-
-class Failed(Exception):
-    """A condition of a step does not hold, in plain words."""
-
-
-class NoGPU(Exception):
-    """A step for a GPU runs on a machine without one."""
 
 
 class Findings:
@@ -58,13 +53,12 @@ class Findings:
         return self._numbers
 
 
-def prepare(device: torch.device) -> None:
-    """Make the device ready, and seed the generators. Raise NoGPU if it is a GPU and there is none."""
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise NoGPU("no GPU was found")
-        torch.cuda.set_device(0)
+def prepare(kind: str) -> torch.device:
+    """Return the device of a kind, "cuda" or "cpu", and seed the generators. Raise NoGPU if it is a GPU and there is none."""
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise NoGPU("no GPU was found")
     torch.manual_seed(0)
+    return torch.device("cuda", 0) if kind == "cuda" else torch.device("cpu")
 
 
 def synchronize(device: torch.device) -> None:
@@ -87,7 +81,8 @@ def timed(device: torch.device, run: Callable[[], object], *, rounds: int = 3, w
 
 
 def forget_peak(device: torch.device) -> None:
-    """Give cached memory back, and measure the peak from here on."""
+    """Free what nothing needs, such as a model of before, and measure the peak from here on."""
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

@@ -10,6 +10,7 @@ With `--device cpu`, the steps themselves are tried, with tiny sizes: this measu
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -154,10 +155,8 @@ def run_step(step: Step, folder: Path, *, device: str, commit: str, limit: float
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End a process and what it has started, which may still run."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -32,6 +34,7 @@ from soundomni.core.interfaces import Codec
 from soundomni.core.sequence import Attend, PackedBatch, Role, SegmentTable
 from soundomni.core.spec import registry
 from soundomni.core.spec.schema import Slot, Spec
+from soundomni.core.upload import upload
 from soundomni.train.checkpoint import Checkpointer, find_latest
 from soundomni.train.ema import EMA
 from soundomni.train.loop import Progress
@@ -47,7 +50,16 @@ BANDWIDTH = 4.8e12
 """Bytes per second of the memory of an H200, from its data sheet."""
 
 
-def large(*, num_layers: int, hidden_dim: int, num_heads: int, intermediate_dim: int, tokens: int, seconds: float, changes: Sequence[str]) -> Spec:
+def large(
+    *,
+    num_layers: int,
+    hidden_dim: int,
+    num_heads: int,
+    intermediate_dim: int,
+    tokens: int = 16384,
+    seconds: float = 1.0,
+    changes: Sequence[str] = (),
+) -> Spec:
     """Return the spec `demo` with a large backbone and clips of `seconds`, trained in bf16 with AdamW."""
     sizes = f"hidden_dim: {hidden_dim}, num_layers: {num_layers}, num_heads: {num_heads}, intermediate_dim: {intermediate_dim}"
     toys = f"{{size: 100000, seed: 0, seconds: {seconds}, events: [1, 1], variation: 0.0}}"
@@ -81,15 +93,15 @@ class Trainer:
 
     def step(self, batch: PackedBatch) -> None:
         """Make a step on a batch of the host."""
-        train_step(
-            self.made.model, [batch], train=self.train, optimizer=self.optimizer, world=self.world, phases=self.phases, step=10
-        )
+        train_step(self.made.model, [batch], train=self.train, optimizer=self.optimizer, world=self.world, phases=self.phases, step=10)
 
 
 def operations(made: Built, batch: PackedBatch) -> float:
     """Return the operations of a training step: six per token and weight of its stream, and those of attention between visible pairs."""
     backbone, table = made.model.backbone, batch.table
-    tokens = np.bincount([made.model.router.stream_of(Role(role)) for role in table.token_roles()], minlength=len(made.model.router.streams))
+    tokens = np.bincount(
+        [made.model.router.stream_of(Role(role)) for role in table.token_roles()], minlength=len(made.model.router.streams)
+    )
     weights = [sum(p.numel() for p in backbone.expert_parameters(stream) if p.ndim > 1) for stream in made.model.router.streams]
     pairs = visible_pairs(table)
     heads = next(one.num_heads for one in backbone.modules() if hasattr(one, "num_heads"))
@@ -109,7 +121,7 @@ def visible_pairs(table: SegmentTable) -> int:
 
 
 def training(
-    device: torch.device,
+    kind: str,
     *,
     num_layers: int,
     hidden_dim: int,
@@ -123,22 +135,27 @@ def training(
     """Time training steps with and without recomputing and compiling, and compare peak memory with the estimate.
 
     Args:
-        device: device of the model.
+        kind: "cuda" or "cpu".
         num_layers, hidden_dim, num_heads, intermediate_dim: sizes of the backbone.
         tokens: tokens of a batch.
         seconds: length of each clip.
         rounds: timed steps.
         backend: compiler of torch; "eager" compiles nothing, to try the step itself.
     """
-    prepare(device)
+    device = prepare(kind)
     found = Findings()
     took: dict[tuple[bool, bool], float] = {}
     for compiled, recompute in ((False, False), (False, True), (True, False), (True, True)):
         label = f"{'compiled' if compiled else 'eager'}, {'recomputed' if recompute else 'kept'}"
         changes = (f"train.activation_checkpointing={str(recompute).lower()}", f"train.compile={str(compiled).lower()}")
         spec = large(
-            **{"num_layers": num_layers, "hidden_dim": hidden_dim, "num_heads": num_heads, "intermediate_dim": intermediate_dim},
-            **{"tokens": tokens, "seconds": seconds, "changes": changes},
+            num_layers=num_layers,
+            hidden_dim=hidden_dim,
+            num_heads=num_heads,
+            intermediate_dim=intermediate_dim,
+            tokens=tokens,
+            seconds=seconds,
+            changes=changes,
         )
         torch.compiler.reset()
         with _compiling_with(backend):
@@ -151,7 +168,7 @@ def training(
             synchronize(device)
             if compiled:
                 found[f"first step, {label}, s"] = time.perf_counter() - begun
-            took[compiled, recompute] = timed(device, lambda trainer=trainer, batch=batch: trainer.step(batch), rounds=rounds)  # type: ignore[misc]
+            took[compiled, recompute] = timed(device, partial(trainer.step, batch), rounds=rounds)
         found[f"step, {label}, ms"] = 1e3 * took[compiled, recompute]
         if not compiled:
             if not recompute:
@@ -177,10 +194,7 @@ def _compiling_with(backend: str) -> Any:
     """Return a context in which torch.compile uses another compiler; nothing changes for "inductor"."""
     if backend == "inductor":
         return nullcontext()
-    from unittest.mock import patch
-
-    compile_with = torch.compile
-    return patch("torch.compile", lambda function, **kwargs: compile_with(function, **{**kwargs, "backend": backend}))
+    return patch("torch.compile", partial(torch.compile, backend=backend))
 
 
 def _compare_memory(found: Findings, label: str, spec: Spec, seconds: float, device: torch.device) -> None:
@@ -190,26 +204,28 @@ def _compare_memory(found: Findings, label: str, spec: Spec, seconds: float, dev
     if device.type == "cuda":
         own = peak(device)
         found[f"peak, {label}, GiB"] = own / 2**30
-        found.require(abs(own / estimate - 1) < 0.15, f"the peak ({label}) is {own / estimate:.2f} times the estimate; expected within 15 %")
+        found.require(
+            abs(own / estimate - 1) < 0.15, f"the peak ({label}) is {own / estimate:.2f} times the estimate; expected within 15 %"
+        )
 
 
 # Attention
 
 
 def attention(
-    device: torch.device, *, documents: int, words: int, frames: int, heads: int, dim: int, num_layers: int, rounds: int
+    kind: str, *, documents: int, words: int, frames: int, heads: int, dim: int, num_layers: int, rounds: int
 ) -> dict[str, Number]:
     """Time attention of a batch, forward and backward in bf16, and what the batch costs before: planning and copying.
 
     Args:
-        device: device of the queries.
+        kind: "cuda" or "cpu".
         documents: captions of `words` tokens, each with a target of `frames` tokens.
         words, frames: see documents.
         heads, dim: h and d.
         num_layers: layers of the model that planning is compared with.
         rounds: timed calls.
     """
-    prepare(device)
+    device = prepare(kind)
     found = Findings()
     table = SegmentTable.from_samples([[text(words), audio(frames, Attend.NOISE)] for _ in range(documents)])
     stored = store(table, lambda role: int(role == Role.LATENT), 2, multiple=128)
@@ -235,19 +251,13 @@ def attention(
     planning = timed(device, lambda: plan_attention(table, stored, device=device, dtype=torch.bfloat16, head_dim=dim), rounds=rounds)
     found["planning, ms"] = 1e3 * planning
     waveform = torch.randn(documents, 1, frames * 128)
-    found["pinning and copying the clips, ms"] = 1e3 * timed(device, lambda: _copied(waveform, device), rounds=rounds)
+    found["pinning and copying the clips, ms"] = 1e3 * timed(device, lambda: upload(waveform, device), rounds=rounds)
     if device.type == "cuda":
         share = min(took.values()) / ours
         found.require(share >= 0.9, f"varlen has {share:.2f} of the speed of the fastest; expected at least 0.9")
         share = planning / (num_layers * ours)
         found.require(share < 0.1, f"planning takes {share:.0%} of the attention of {num_layers} layers; expected less than 10 %")
     return found.numbers()
-
-
-def _copied(values: Tensor, device: torch.device) -> Tensor:
-    from soundomni.core.upload import upload
-
-    return upload(values, device)
 
 
 def sdpa_per_segment(table: SegmentTable, stored: StoredOrder, device: torch.device) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -258,7 +268,7 @@ def sdpa_per_segment(table: SegmentTable, stored: StoredOrder, device: torch.dev
         first = int(table.start[np.searchsorted(table.document, document)])
         rows = torch.from_numpy(places[start : start + length]).to(device)
         keys = torch.from_numpy(places[first : start + length]).to(device)
-        calls.append((rows, keys, attend == Attend.CAUSAL))
+        calls.append((rows, keys, bool(attend == Attend.CAUSAL)))
     order = torch.cat([rows for rows, _, _ in calls])
 
     def attend_to(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -275,7 +285,7 @@ def sdpa_per_segment(table: SegmentTable, stored: StoredOrder, device: torch.dev
 
 
 def use(
-    device: torch.device,
+    kind: str,
     *,
     num_layers: int,
     hidden_dim: int,
@@ -290,13 +300,11 @@ def use(
 
     A token has to read the weights of the text's expert and of the head once: the share of that floor is printed.
     """
-    prepare(device)
+    device = prepare(kind)
     found = Findings()
-    spec = large(
-        **{"num_layers": num_layers, "hidden_dim": hidden_dim, "num_heads": num_heads, "intermediate_dim": intermediate_dim},
-        **{"tokens": 16384, "seconds": 1.0, "changes": ("guidance={scale: 3.0}",)},
-    )
+    spec = large(num_layers=num_layers, hidden_dim=hidden_dim, num_heads=num_heads, intermediate_dim=intermediate_dim)
     made = built_there(spec, device)
+    pack(made)  # which fits the latents
     clip = Audio(0.1 * np.random.default_rng(0).standard_normal((1, 8000)).astype(np.float32), 8000)
     backbone = made.model.backbone
     read = [p for p in backbone.expert_parameters(made.model.router.streams[0]) if p.ndim > 1]
@@ -329,7 +337,7 @@ def use(
 def token_times(made: Built, heard: Sequence[Audio], count: int, device: torch.device) -> list[float]:
     """Return the seconds of each token but the first, which includes the context. Tokens that end texts are not allowed."""
     user = made.user
-    contexts = [user.contexts.describe(clip) for clip in heard]
+    contexts = [user.contexts.clip(clip, None) for clip in heard]
     taken, last = [], 0.0
     for _ in iter_tokens(made.model, contexts, tokenizer=cast(Any, _Endless(made)), max_new_tokens=count):
         synchronize(device)
@@ -350,9 +358,9 @@ class _Endless:
 # Codec
 
 
-def codec(device: torch.device, *, seconds: float, count: int, chunk_seconds: float, sizes: dict[str, Any]) -> dict[str, Number]:
+def codec(kind: str, *, seconds: float, count: int, chunk_seconds: float, sizes: dict[str, Any]) -> dict[str, Number]:
     """Encode and decode long clips with the autoencoder in full size, whole and in chunks."""
-    prepare(device)
+    device = prepare(kind)
     found = Findings()
     oobleck = cast(Codec, registry.build("codec", Slot("oobleck", sizes))).to(device)
     spec = oobleck.spec
@@ -389,15 +397,12 @@ def codec(device: torch.device, *, seconds: float, count: int, chunk_seconds: fl
 
 
 def checkpoint(
-    device: torch.device, *, num_layers: int, hidden_dim: int, num_heads: int, intermediate_dim: int, stall_per_gigabyte: float
+    kind: str, *, num_layers: int, hidden_dim: int, num_heads: int, intermediate_dim: int, stall_per_gigabyte: float
 ) -> dict[str, Number]:
     """Save the whole state of a run, with averages and AdamW, and load it again: the same bits come back."""
-    prepare(device)
+    device = prepare(kind)
     found = Findings()
-    spec = large(
-        **{"num_layers": num_layers, "hidden_dim": hidden_dim, "num_heads": num_heads, "intermediate_dim": intermediate_dim},
-        **{"tokens": 1024, "seconds": 1.0, "changes": ("train.ema_decay=0.99",)},
-    )
+    spec = large(num_layers=num_layers, hidden_dim=hidden_dim, num_heads=num_heads, intermediate_dim=intermediate_dim, tokens=1024)
     made = built_there(spec, device)
     batch, trainer = pack(made)[0], Trainer(made, device)
     trainer.step(batch)
@@ -445,7 +450,7 @@ def _everything(state: RunState) -> dict[str, Tensor]:
 
 
 def wide_layers(
-    device: torch.device,
+    kind: str,
     *,
     num_layers: int,
     hidden_dim: int,
@@ -458,16 +463,23 @@ def wide_layers(
     labels: int,
 ) -> dict[str, Number]:
     """Time the layers of `soundomni-7b` in training with recomputing, and the loss of text over its vocabulary."""
-    prepare(device)
+    device = prepare(kind)
     found = Findings()
     sizes = f"hidden_dim: {hidden_dim}, num_layers: {num_layers}, num_heads: {num_heads}, intermediate_dim: {intermediate_dim}"
     more = f"gen_intermediate_dim: {gen_intermediate_dim}, vocab_rows: {vocab_rows}, qk_norm: gen"
-    own = {"num_layers": num_layers, "hidden_dim": hidden_dim, "num_heads": num_heads, "intermediate_dim": intermediate_dim}
     changes = (
         f"model.backbone={{class_path: mot, init_args: {{{sizes}, {more}}}}}",
         *("model.freeze=[und, embedding, encoder]", "train.activation_checkpointing=true"),
     )
-    spec = large(**own, tokens=tokens, seconds=seconds, changes=changes)
+    spec = large(
+        num_layers=num_layers,
+        hidden_dim=hidden_dim,
+        num_heads=num_heads,
+        intermediate_dim=intermediate_dim,
+        tokens=tokens,
+        seconds=seconds,
+        changes=changes,
+    )
     made = built_there(spec, device)
     batch, trainer = pack(made)[0], Trainer(made, device)
     forget_peak(device)

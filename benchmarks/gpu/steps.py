@@ -14,7 +14,7 @@ class Step:
     Args:
         number: its place in the plan.
         name: what it is about, in a few words.
-        function: MODULE:FUNCTION, called with the device and the sizes; it returns numbers and raises `Failed`.
+        function: MODULE:FUNCTION, called with the kind of device and the sizes; it returns numbers and raises `Failed`.
         limit: the most seconds that it may take; then it is stopped.
         full: sizes for an H200.
         tiny: sizes that differ on a CPU, with `--device cpu`.
@@ -44,7 +44,7 @@ STEPS = (
         "benchmarks.gpu.correctness:attention",
         90,
         {"unit": 64, "dims": [32, 48, 64, 128], "odd_dims": [8, 12]},
-        {"unit": 6, "dims": [32], "odd_dims": [12]},
+        {"unit": 8, "dims": [32], "odd_dims": [12]},
     ),
     Step(2, "codecs", "benchmarks.gpu.correctness:codecs", 60, {"seconds": 1.0, "base_channels": 32}, {"seconds": 0.2, "base_channels": 2}),
     Step(3, "losses and gradients", "benchmarks.gpu.correctness:gradients_agree", 60, {"tokens": 1280}, {"tokens": 320}),
@@ -62,7 +62,7 @@ STEPS = (
         "benchmarks.gpu.correctness:kinds",
         75,
         {"tokens": 640, "rules": ["adamw", "muon", "adamw-8bit"]},
-        {"tokens": 320},
+        {"tokens": 320, "rules": ["muon"]},
     ),
     Step(
         6,
@@ -73,7 +73,7 @@ STEPS = (
         {
             **{"steps": 4, "stop": 1, "sharded_steps": 1, "compared": False, "precision": "fp32"},
             "changes": [
-                *("--train.threads=1", "--data.tokens_per_batch=512"),
+                *("--train.threads=1", "--data.tokens_per_batch=512", "--data.datasets.toys.source.init_args.size=64"),
                 "--model.backbone={class_path: mot, init_args: {hidden_dim: 64, num_layers: 2, num_heads: 2}}",
             ],
         },
@@ -119,7 +119,7 @@ STEPS = (
         "checkpoints",
         "benchmarks.gpu.speed:checkpoint",
         90,
-        {**BILLION, "num_layers": 12, "stall_per_gigabyte": 0.1},
+        {**BILLION, "num_layers": 8, "stall_per_gigabyte": 0.1},
         SMALL,
     ),
     Step(

@@ -21,8 +21,9 @@ import torch
 from torch import nn
 
 import soundomni
-from benchmarks.gpu.findings import Failed, Findings, Number, prepare
+from benchmarks.gpu.findings import Findings, Number, prepare
 from benchmarks.gpu.models import Built, built, pack, spec_of
+from benchmarks.gpu.outcomes import Failed
 from soundomni import Audio
 from soundomni.core.spec.schema import TrainSpec
 from soundomni.train.parallel import World, parallelize
@@ -37,12 +38,12 @@ PACKAGE = Path(soundomni.__file__).parent
 
 
 def runs(
-    device: torch.device, *, steps: int, stop: int, sharded_steps: int, compared: bool, precision: str, changes: Sequence[str]
+    kind: str, *, steps: int, stop: int, sharded_steps: int, compared: bool, precision: str, changes: Sequence[str]
 ) -> dict[str, Number]:
     """Train the spec `demo`, stop it with SIGTERM, resume it, and resume a copy of it under torchrun.
 
     Args:
-        device: device of the runs.
+        kind: "cuda" or "cpu".
         steps: steps of the run.
         stop: SIGTERM comes after this step.
         sharded_steps: steps of the copy, which FSDP2 shards over one process.
@@ -50,7 +51,7 @@ def runs(
         precision: "fp32" or "bf16".
         changes: changes of the spec.
     """
-    prepare(device)
+    device = prepare(kind)
     found = Findings()
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -216,22 +217,22 @@ def watched(device: torch.device, layers: Sequence[nn.Module]) -> Iterator[Waits
                 handle.remove()
 
 
-def waits(device: torch.device, *, hidden_dim: int, num_steps: int, num_tokens: int) -> dict[str, Number]:
+def waits(kind: str, *, hidden_dim: int, num_steps: int, num_tokens: int) -> dict[str, Number]:
     """List where the host waits for the GPU in a training step, in sampling and in writing a text, with one expert and a mixture each."""
-    prepare(device)
+    device = prepare(kind)
     found = Findings()
     size = f"model.backbone={{class_path: mot, init_args: {{hidden_dim: {hidden_dim}, num_layers: 3, num_heads: 4, qk_norm: all}}}}"
     small = (size, "data.tokens_per_batch=640", "data.max_tokens_per_sample=256", "model.tokenizer.vocab_size=300", "train.precision=bf16")
     top_k = "model.router={class_path: top-k, init_args: {num_experts: 4}}"
     for name, changes in (("experts", small), ("mixtures", (*small, top_k))):
         made = built(spec_of("demo", *changes))
-        batches = pack(made, 2)
+        batch = pack(made)[0]
         assert made.spec.train is not None
         with _trained_on(made, device, made.spec.train) as step:
-            step(batches[0])
+            step(batch)  # makes and compiles what lasts
             with watched(device, list(made.model.units)) as training:
-                step(batches[1])
-        user, clip = made.user, Audio(batches[0].of("latent").waveform[0].numpy(), 8000)
+                step(batch)
+        user, clip = made.user, Audio(batch.of("latent").waveform[0].numpy(), 8000)
         asked: dict[str, Any] = {"seconds": 0.5, "num_steps": num_steps, "guidance_scale": 2.0}
         with torch.autocast(device.type, dtype=torch.bfloat16):
             user.generate(["a sine tone"], **asked)
