@@ -131,6 +131,7 @@ def training(
     seconds: float,
     rounds: int,
     backend: str,
+    cases: Sequence[tuple[bool, bool]],
 ) -> dict[str, Number]:
     """Time training steps with and without recomputing and compiling, and compare peak memory with the estimate.
 
@@ -141,11 +142,12 @@ def training(
         seconds: length of each clip.
         rounds: timed steps.
         backend: compiler of torch; "eager" compiles nothing, to try the step itself.
+        cases: whether layers are compiled and whether they are recomputed, for each model that is timed.
     """
     device = prepare(kind)
     found = Findings()
     took: dict[tuple[bool, bool], float] = {}
-    for compiled, recompute in ((False, False), (False, True), (True, False), (True, True)):
+    for compiled, recompute in cases:
         label = f"{'compiled' if compiled else 'eager'}, {'recomputed' if recompute else 'kept'}"
         changes = (f"train.activation_checkpointing={str(recompute).lower()}", f"train.compile={str(compiled).lower()}")
         spec = large(

@@ -84,8 +84,11 @@ STEPS = (
         "speed of training",
         "benchmarks.gpu.speed:training",
         150,
-        {**BILLION, "tokens": 16384, "seconds": 10.0, "rounds": 3, "backend": "inductor"},
-        {**SMALL, "tokens": 256, "seconds": 0.5, "rounds": 1, "backend": "eager"},
+        {
+            **{**BILLION, "tokens": 16384, "seconds": 10.0, "rounds": 3, "backend": "inductor"},
+            "cases": [(False, False), (False, True), (True, False), (True, True)],
+        },
+        {**SMALL, "tokens": 256, "seconds": 0.5, "rounds": 1, "backend": "eager", "cases": [(False, False), (True, True)]},
     ),
     Step(
         9,
