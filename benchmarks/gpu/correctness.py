@@ -1,29 +1,23 @@
-"""Steps 0 to 5: results on the GPU are those of the CPU.
+"""Steps 1 to 5: results on the GPU are those of the CPU.
 
 Shape letters: P stored tokens, h heads, h_kv key-value heads, d head dimensions, B clips, C channels, S samples.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import math
-import os
-import platform
-import shutil
-import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.findings import Findings, Number, cosine, error, prepare, timed
+from benchmarks.gpu.findings import Findings, Number, cosine, error, prepare
 from benchmarks.gpu.models import Built, built, gradients, nano, pack, spec_of
 from benchmarks.gpu.outcomes import Failed
 from soundomni import Audio, Kept
@@ -46,36 +40,6 @@ from soundomni.train.phases import build_optimizers, phases_of
 from soundomni.train.step import train_step
 
 FP32, BF16 = torch.float32, torch.bfloat16
-
-
-def environment(kind: str, *, size: int) -> dict[str, Number]:
-    """Print versions and what compiling kernels needs, then multiply matrices of `size` rows in bf16."""
-    found = Findings()
-    for package in ("torch", "triton", "transformers", "bitsandbytes"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "missing"
-    found["python"] = platform.python_version()
-    found["CPU threads"] = torch.get_num_threads()
-    found["CUDA"], found["cuDNN"] = str(torch.version.cuda), str(torch.backends.cudnn.version())
-    compiler = os.environ.get("CC") or next(filter(shutil.which, ("gcc", "clang")), "missing")
-    header = (Path(sysconfig.get_paths()["include"]) / "Python.h").exists()
-    found["C compiler"], found["Python.h"] = compiler, header
-    kernels: Any = torch._C
-    found["order of SDPA kernels"] = [kernels._SDPBackend(index).name for index in kernels._get_sdp_priority_order()]
-    device = prepare(kind)
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        found["GPU"], found["free GiB"], found["total GiB"] = torch.cuda.get_device_name(device), free / 2**30, total / 2**30
-        found.require(compiler != "missing" and header, "Triton compiles kernels with a C compiler and Python.h, and one is missing")
-    a, b = torch.randn(2, size, size, device=device, dtype=BF16)
-    speed = 2 * size**3 / timed(device, lambda: a @ b, rounds=5, warm_up=3) / 1e12
-    if device.type == "cuda":
-        found.above("bf16 TFLOP/s", speed, 500.0)
-    else:
-        found["bf16 TFLOP/s"] = speed
-    return found.numbers()
 
 
 # Attention
@@ -161,7 +125,7 @@ def attention(kind: str, *, unit: int, dims: Sequence[int], odd_dims: Sequence[i
 def rounding(precision: str) -> Iterator[None]:
     """Compute convolutions and products of fp32 on the GPU in "ieee" or "tf32" within this context."""
     backends: Any = torch.backends
-    kinds = (backends.cudnn.conv, backends.cuda.matmul)
+    kinds = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
     before = [kind.fp32_precision for kind in kinds]
     try:
         for kind in kinds:

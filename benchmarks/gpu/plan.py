@@ -33,6 +33,8 @@ SECONDS = 480.0
 """Seconds of a call by default."""
 LEAST = 10.0
 """A step does not start with fewer seconds left."""
+GRACE = 2.0
+"""Seconds in which torchrun ends its processes, which are not in the group of the step."""
 NO_GPU = 3
 """Exit status of a step that finds no GPU."""
 
@@ -138,6 +140,8 @@ def run_step(step: Step, folder: Path, *, device: str, commit: str, limit: float
             status: int | None = process.wait(limit)
         except subprocess.TimeoutExpired:
             status = None
+            os.killpg(process.pid, signal.SIGTERM)
+            time.sleep(GRACE)
         finally:
             _end(process)
     numbers, reason = read_log(log.read_text(encoding="utf-8", errors="replace"))

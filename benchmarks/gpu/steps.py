@@ -37,7 +37,7 @@ BILLION = {"num_layers": 24, "hidden_dim": 2048, "num_heads": 16, "intermediate_
 SMALL = {"num_layers": 2, "hidden_dim": 32, "num_heads": 2, "intermediate_dim": 32}
 
 STEPS = (
-    Step(0, "environment", "benchmarks.gpu.correctness:environment", 60, {"size": 8192}, {"size": 128}),
+    Step(0, "environment", "benchmarks.gpu.environment:environment", 60, {"size": 8192}, {"size": 128}),
     Step(
         1,
         "attention",

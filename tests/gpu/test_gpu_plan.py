@@ -21,7 +21,6 @@ from benchmarks.gpu.plan import InputError, identify_sources, main, parse_steps,
 from benchmarks.gpu.speed import visible_pairs
 from benchmarks.gpu.steps import STEPS, Step
 from benchmarks.gpu.training import watched
-
 from soundomni.core.attention import dense_mask
 from soundomni.core.sequence import SegmentTable
 
