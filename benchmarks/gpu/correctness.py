@@ -122,16 +122,18 @@ def attention(kind: str, *, unit: int, dims: Sequence[int], odd_dims: Sequence[i
 
 
 @contextmanager
-def rounding(precision: str) -> Iterator[None]:
-    """Compute convolutions and products of fp32 on the GPU in "ieee" or "tf32" within this context."""
+def rounding(tf32: bool) -> Iterator[None]:
+    """Compute convolutions and products of fp32 on the GPU in TF32, or exactly, within this context. Products are exact afterwards."""
     backends: Any = torch.backends
-    kinds = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
+    kinds = (backends.cudnn.conv, backends.cudnn.rnn)
     before = [kind.fp32_precision for kind in kinds]
     try:
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")  # as programs do
         for kind in kinds:
-            kind.fp32_precision = precision
+            kind.fp32_precision = "tf32" if tf32 else "ieee"
         yield
     finally:
+        torch.set_float32_matmul_precision("highest")
         for kind, old in zip(kinds, before, strict=True):
             kind.fp32_precision = old
 
@@ -155,16 +157,16 @@ def codecs(kind: str, *, seconds: float, base_channels: int) -> dict[str, Number
             encoded = cpu.encode(waveform, lengths)
             decoded = cpu.decode(encoded)
             given = type(encoded)(encoded.values.to(device), encoded.lengths.to(device), encoded.spec)
-            for precision in ("ieee", "tf32"):
-                with rounding(precision):
+            for tf32 in (False, True):
+                with rounding(tf32):
                     values = gpu.encode(waveform.to(device), lengths.to(device)).values
                     errors = {"encode": error(values, encoded.values), "decode": error(gpu.decode(given), decoded)}
                 for what, size in errors.items():
-                    if precision == "ieee":
-                        found.below(f"{name} {what}", size, limits[name])
-                    else:
+                    if tf32:
                         found[f"{name} {what} in TF32"] = size
-            with rounding("tf32"), torch.autocast(device.type, dtype=BF16), full_precision(device):
+                    else:
+                        found.below(f"{name} {what}", size, limits[name])
+            with rounding(True), torch.autocast(device.type, dtype=BF16), full_precision(device):
                 found.below(f"{name} decode as models do", error(gpu.decode(given), decoded), limits[name])
     return found.numbers()
 
