@@ -7,7 +7,7 @@ PARITY := $(VENV)/.parity
 export OMP_NUM_THREADS ?= 2
 export MKL_NUM_THREADS ?= 2
 
-.PHONY: demo test lint format docs pages bench clean tools
+.PHONY: demo test lint format docs pages bench gpu clean tools
 
 demo: $(READY)
 	$(VENV)/bin/soundomni demo --out demo
@@ -37,6 +37,12 @@ pages: $(READY)
 bench: $(READY)
 	$(PYTHON) -m pytest benchmarks/bench_*.py --benchmark-only -q
 
+# What has to hold on one GPU, step by step: `make gpu STEPS=0-4`. A second call resumes.
+gpu: export OMP_NUM_THREADS := $(shell nproc)
+gpu: export MKL_NUM_THREADS := $(shell nproc)
+gpu: $(READY)
+	$(PYTHON) -m benchmarks.gpu --steps "$(STEPS)"
+
 $(READY): pyproject.toml requirements/dev.txt
 	@test -x $(VENV)/bin/pip || python3 -m venv --clear $(VENV) || \
 		{ echo "python3 cannot make virtual environments here: sudo apt-get install python3-venv" >&2; exit 2; }
@@ -62,4 +68,4 @@ tools:
 	fi
 
 clean:
-	rm -rf $(VENV) demo runs site
+	rm -rf $(VENV) demo runs site gpu-results

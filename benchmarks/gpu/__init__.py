@@ -1,0 +1,1 @@
+"""What has to hold on a GPU, step by step: `python -m benchmarks.gpu`, see plan.py."""
