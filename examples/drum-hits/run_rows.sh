@@ -21,7 +21,7 @@ for codec in soundstream oobleck; do
     train "$codec" --config "$codec-toy" --config "$here/rows/$codec-codec.yaml"
 done
 for row in \
-    as-they-are prepared x-prediction recipe unbalanced all-heard oobleck soundstream-masked soundstream-tokens mel-codes-masked mel-codes-tokens
+    as-they-are prepared x-prediction recipe unbalanced oobleck soundstream-masked soundstream-tokens
 do
     layer=()
     test "$row" = recipe || layer=(--config "$here/rows/$row.yaml")

@@ -25,12 +25,9 @@ ROWS = {
     "x-prediction": "… x-prediction with mean 1.6 and min_timestep 0.3",
     "recipe": "… `mel-magnitude` at 24 kHz: the spec `recordings`",
     "unbalanced": "the recipe, with each clip drawn once per epoch",
-    "all-heard": "the recipe, with nothing hidden from what is heard",
     "oobleck": "the recipe with an Oobleck trained on the hits, 16 kHz",
     "soundstream-masked": "codes of a SoundStream trained on the hits, 16 kHz, masked",
     "soundstream-tokens": "the same codes, one token after another",
-    "mel-codes-masked": "`mel-codes`, the bands of the recipe as codes, masked",
-    "mel-codes-tokens": "the same codes, one token after another",
 }
 
 
