@@ -2,9 +2,9 @@
 
     python measure.py --sounds my-sounds --model model --out measured [--per-caption 6] [--guidance 2.5]
 
-Made: the model makes clips from each caption. A judge that knows only the training clips says which of them is nearest to each,
-which caption a classifier gives it, how new it is, and how wide its band is. The same judge hears the held-out clips, as they are
-and through the model's codec. It works at 8 kHz, so that models of different rates can be compared; bandwidth is measured at 44.1 kHz.
+Made: the model makes clips from each caption. For each clip, a judge that knows only the training clips finds the nearest of them,
+the caption that a classifier gives it, its novelty and its bandwidth. The same judge hears the held-out clips, as they are and
+through the model's codec. It works at 8 kHz, so that models of different rates can be compared; bandwidth is measured at 44.1 kHz.
 
 Heard: the share of held-out hits, and of hits from new kits, that the model names correctly.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from soundomni.cli.audio_files import Failures, usable
 from soundomni.cli.folders import expanded
-from soundomni.cli.model_options import add_adapter, add_device, add_model, choose_device, load_model, say_clips
+from soundomni.cli.model_options import add_adapter, add_device, add_dtype, add_model, choose_device, load_model, say_clips
 
 if TYPE_CHECKING:
     from soundomni.core.pretrained.omni import SoundOmni
@@ -44,6 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="seed of the first file; later files use seed+1, seed+2, … (default: 0)",
     )
     add_device(parser)
+    add_dtype(parser)
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:

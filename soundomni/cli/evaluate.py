@@ -9,6 +9,7 @@ from soundomni.cli.folders import expanded
 from soundomni.cli.model_options import (
     add_adapter,
     add_device,
+    add_dtype,
     add_modality,
     add_model,
     check_modality,
@@ -76,6 +77,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"number of clips to process at once (default: {DEFAULT_BATCH_SIZE})",
     )
     add_device(parser)
+    add_dtype(parser)
     _add_judges(parser)
     parser.add_argument(
         "--save",

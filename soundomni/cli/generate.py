@@ -19,6 +19,7 @@ from soundomni.cli.folders import expanded
 from soundomni.cli.model_options import (
     add_adapter,
     add_device,
+    add_dtype,
     add_modality,
     add_model,
     check_modality,
@@ -126,6 +127,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch", type=int, default=8, help="number of clips to make at once (default: 8)")
     add_device(parser)
+    add_dtype(parser)
     add_format(parser)
     parser.add_argument("--out", type=expanded, default="generated", metavar="DIR", help="output folder (default: generated)")
     parser.add_argument("--no-pictures", action="store_true", help="write audio files only")

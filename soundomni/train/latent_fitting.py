@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from soundomni.core.assembly.modality import CodecModality
 from soundomni.core.assembly.model import UnifiedModel
 from soundomni.core.errors import DataError, SpecError
@@ -17,8 +19,9 @@ FIT_CLIPS, FIT_CODEC_CLIPS, FIT_BATCHES = 64, 256, (8, 16, 32, 64)
 searched for them."""
 
 
-def fit_latents(model: UnifiedModel, mixture: Mixture, loader: PackedLoader) -> None:
-    """Fit codecs and the latent normalization on the first clips of the data.
+def fit_latents(model: UnifiedModel, mixture: Mixture, loader: PackedLoader, *, device: torch.device | None = None) -> None:
+    """Fit codecs and the latent normalization on the first clips of the data. Codecs that are used for it compute on `device`, if it is
+    given, and are where they were afterwards.
 
     What comes with the starting model is kept. If clips are encoded, the codec takes what it had measured before it encoded them.
     A modality that no task makes or gives is left as it is.
@@ -30,7 +33,11 @@ def fit_latents(model: UnifiedModel, mixture: Mixture, loader: PackedLoader) -> 
         if not isinstance(modality, CodecModality) or modality.is_fitted:
             continue
         if is_used(modality, model, mixture):
-            _fit(modality, loader, mixture)
+            try:
+                modality.codec.to(device)
+                _fit(modality, loader, mixture, device)
+            finally:
+                modality.codec.to(modality.device)
         elif not modality.normalizer.measured:
             modality.normalizer.leave()
 
@@ -65,11 +72,11 @@ def fit_codec(codec: Codec, name: str, loader: PackedLoader) -> None:
     codec.fit([(some.waveform, some.lengths) for some in clips if len(some)])
 
 
-def _fit(modality: CodecModality, loader: PackedLoader, mixture: Mixture) -> None:
+def _fit(modality: CodecModality, loader: PackedLoader, mixture: Mixture, device: torch.device | None) -> None:
     enough = FIT_CLIPS if modality.codec.is_fitted else FIT_CODEC_CLIPS
     take_measured(modality, mixture)
     if not modality.is_fitted:
-        modality.fit(first_clips(modality.name, loader, enough=enough))
+        modality.fit(first_clips(modality.name, loader, enough=enough), device=device)
 
 
 def first_clips(name: str, loader: PackedLoader, *, enough: int) -> list[Clips]:

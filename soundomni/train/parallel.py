@@ -34,6 +34,8 @@ from soundomni.train.trainable import as_trainable
 
 T = TypeVar("T")
 
+MOST_WHOLE_GRADIENTS = 2**28
+"""Bytes of the gradients, in float32, up to which ranks keep them whole between micro-batches: part of what `doctor` reserves."""
 MEETING, LOCKSTEP = timedelta(minutes=5), timedelta(minutes=30)
 """How long a rank that failed, and one that did not, waits for the others. In lockstep, they come soon."""
 
@@ -347,10 +349,14 @@ def computing_precision(world: World, train: TrainSpec) -> AbstractContextManage
     return torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=train.precision == "bf16")
 
 
-def reduce_gradients(model: nn.Module, enabled: bool) -> None:
-    """Set whether the next backward pass sums gradients over ranks, or keeps them for a later micro-batch."""
+def reduce_gradients(model: nn.Module, *, is_last: bool) -> None:
+    """Set whether the next backward pass sums gradients over ranks, or keeps them for a later micro-batch.
+
+    Those of large models are summed after each micro-batch: that takes more time, but only the memory of a shard.
+    """
     if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(enabled)
+        size = 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+        model.set_requires_gradient_sync(is_last or size > MOST_WHOLE_GRADIENTS)
 
 
 def average_whole(model: nn.Module, world: World) -> None:

@@ -160,7 +160,7 @@ def _seed_all(seed: int) -> None:
 
 def _fit_on_main(model: UnifiedModel, mixture: Mixture, loader: PackedLoader, world: World) -> None:
     """Fit on rank 0 what is measured on the data, and copy it to the other ranks."""
-    world.on_main(lambda: fit_latents(model, mixture, loader))
+    world.on_main(lambda: fit_latents(model, mixture, loader, device=world.device))
     for modality in model.each():
         if isinstance(modality, CodecModality):
             world.copy_from_main([*modality.codec.buffers(), *modality.normalizer.buffers()])

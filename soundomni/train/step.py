@@ -163,7 +163,7 @@ def _take_phase(
     """Make the optimizer step of one phase, unless something is not finite."""
     trainable = as_trainable(model)
     for index, batch in enumerate(batches):
-        reduce_gradients(model, index == len(batches) - 1)
+        reduce_gradients(model, is_last=index == len(batches) - 1)
         with computing_precision(world, train):
             terms = _run(trainable, batch.to(world.device), phase, step, keep=len(batches) == 1)
         if not phase.name:

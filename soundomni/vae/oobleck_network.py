@@ -64,7 +64,10 @@ class SnakeBeta(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """Map `[B, C, L]` to `[B, C, L]`."""
         frequency, size = self.alpha.exp()[:, None], (self.beta.exp() + 1e-9)[:, None]
-        return values + (values * frequency).sin().square() / size
+        if torch.is_grad_enabled():
+            return values + (values * frequency).sin().square() / size
+        # The same numbers with one piece of memory instead of four, which takes half of the time on a CPU.
+        return (values * frequency).sin_().square_().div_(size).add_(values)
 
 
 def activation(channels: int, use_snake: bool) -> nn.Module:

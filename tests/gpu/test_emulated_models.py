@@ -110,6 +110,19 @@ def test_codecs(twice: Twice, device: EmulatedCuda) -> None:
             assert_same(own.decode(found), other.decode(expected), FP32)
 
 
+def test_codecs_and_latents_are_measured_on_the_device(twice: Twice, device: EmulatedCuda) -> None:
+    """Before a model goes to the device, its codecs do, which encode the clips that are measured."""
+    for one in twice.cpu.all_made:
+        if one.normalizer.kind == "none":
+            continue
+        own = deepcopy(one)
+        own.normalizer.fitted.fill_(False)
+        to_cuda(own.codec)
+        own.fit([batch.of(one.name) for batch in twice.batches], device=torch.device("cuda"))
+        assert_same(own.normalizer.mean, one.normalizer.mean, FP32)
+        assert_same(own.normalizer.std, one.normalizer.std, FP32)
+
+
 def test_generating_with_guidance(twice: Twice, device: EmulatedCuda) -> None:
     model = twice.on_cuda()
     device.watch(model.units)
@@ -133,6 +146,21 @@ def test_generating_in_bf16(twice: Twice, device: EmulatedCuda) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rounded = twice.user_of(twice.cpu).generate(**asked)
     for one, other, precise in zip(found, rounded, exact, strict=True):
+        errors = [np.abs(x.waveform - precise.waveform).max() / np.abs(precise.waveform).max() for x in (one, other)]
+        assert errors[0] <= 2 * max(BF16, errors[1])
+
+
+@makes_latents
+def test_generating_with_rounded_weights(twice: Twice, device: EmulatedCuda) -> None:
+    """They are as close to fp32 as on the CPU."""
+    asked = {"prompts": ["a sine tone", "noise"], "seconds": 0.3, "num_steps": 2, "of": twice.latent}
+    exact, made = twice.user_of(twice.cpu).generate(**asked), []
+    for move in (to_cuda, torch.nn.Module.eval):
+        model = deepcopy(twice.cpu)
+        model.compute_in(torch.bfloat16)
+        move(model)
+        made.append(twice.user_of(model).generate(**asked))
+    for one, other, precise in zip(*made, exact, strict=True):
         errors = [np.abs(x.waveform - precise.waveform).max() / np.abs(precise.waveform).max() for x in (one, other)]
         assert errors[0] <= 2 * max(BF16, errors[1])
 

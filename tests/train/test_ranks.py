@@ -46,7 +46,7 @@ def seen(out: Path) -> list[dict[str, Any]]:
     return [json.loads((out / f"seen-{rank}.json").read_text()) for rank in range(2)]
 
 
-@pytest.mark.parametrize("scenario", ["sharded", "hybrid", "recomputed", "resumed_from_one", "averaged"])
+@pytest.mark.parametrize("scenario", ["sharded", "large", "hybrid", "recomputed", "resumed_from_one", "averaged"])
 def test_two_processes_compute_what_one_does(scenario: str, one: dict[str, list[float]], seen: list[dict[str, Any]]) -> None:
     for rank in seen:
         losses = rank[scenario]["losses"]
@@ -54,7 +54,7 @@ def test_two_processes_compute_what_one_does(scenario: str, one: dict[str, list[
     assert len(seen[0][scenario]["losses"]) == (10 if scenario == "resumed_from_one" else 20)
 
 
-@pytest.mark.parametrize("scenario", ["sharded", "hybrid"])
+@pytest.mark.parametrize("scenario", ["sharded", "large", "hybrid"])
 def test_gradient_norm_is_of_whole_tensors(scenario: str, one: dict[str, list[float]], seen: list[dict[str, Any]]) -> None:
     for rank in seen:
         assert rank[scenario]["norms"] == pytest.approx(one["norms"], rel=1e-4)

@@ -105,6 +105,18 @@ def resumed_from_one(world: World, out: Path) -> Seen:
     return {"losses": run.losses}
 
 
+def large(world: World, out: Path) -> Seen:
+    """Gradients that are too large to be kept whole between micro-batches."""
+    most = parallel.MOST_WHOLE_GRADIENTS
+    try:
+        parallel.MOST_WHOLE_GRADIENTS = 0
+        run = TinyRun(world, settings())
+        run.run(20)
+    finally:
+        parallel.MOST_WHOLE_GRADIENTS = most
+    return {"losses": run.losses, "norms": run.norms}
+
+
 def hybrid(world: World, out: Path) -> Seen:
     run, checkpointer = TinyRun(world, settings()), Checkpointer(out / "hybrid", world, keep=1)
     run.run(10, checkpointer=checkpointer)
@@ -371,7 +383,20 @@ def in_parts(world: World, out: Path) -> Seen:
     return part_means(StepResult(Measured(0, {"": ("ce",)}), torch.zeros(2), torch.zeros(()), parts), world)
 
 
-LEARNING = (sharded, resumed, muon, muon_together, resumed_from_one, poisoned, skipping, poisoned_for_good, averaged, recomputed, bf16)
+LEARNING = (
+    sharded,
+    large,
+    resumed,
+    muon,
+    muon_together,
+    resumed_from_one,
+    poisoned,
+    skipping,
+    poisoned_for_good,
+    averaged,
+    recomputed,
+    bf16,
+)
 SHARDED = (*LEARNING, stopping, full_disk, validating, refusals, left_alone, other_data, copied, measured, in_parts)
 
 

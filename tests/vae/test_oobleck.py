@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from soundomni.core.errors import CheckpointError, DataError, SpecError
 from soundomni.core.representation import Representation, length_mask
-from soundomni.vae import OobleckCodec
+from soundomni.vae import OobleckCodec, SnakeBeta
 from soundomni.vae.bottleneck import DiagonalGaussian
 
 TINY = {"sample_rate": 8000, "channels": 1, "base_channels": 4, "channel_multiples": (1, 2), "strides": (2, 4), "latent_dim": 3}
@@ -245,3 +245,19 @@ def test_refuses_wrong_sizes(changes, told):
 def test_refuses_another_channel_count():
     with pytest.raises(DataError, match=r"\[B, 1, S\]"):
         tiny().encode(torch.zeros(1, 2, 64), torch.tensor([64]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_snake_without_gradients_gives_the_same_bits(dtype):
+    torch.manual_seed(0)
+    snake = SnakeBeta(6)
+    with torch.no_grad():
+        snake.alpha.normal_()
+        snake.beta.normal_()
+    values = torch.randn(2, 6, 50, dtype=dtype)
+    before = values.clone()
+    recorded = snake(values)
+    with torch.no_grad():
+        found = snake(values)
+    assert found.dtype == recorded.dtype and torch.equal(found, recorded)
+    assert torch.equal(values, before)

@@ -316,12 +316,16 @@ class CodecModality(Modality):
         return self.codec.is_fitted and self.normalizer.measured
 
     @torch.no_grad()
-    def fit(self, batches: Sequence[Clips]) -> None:
+    def fit(self, batches: Sequence[Clips], *, device: torch.device | None = None) -> None:
         """Measure on clips what codec and normalizer need to know about the data.
+
+        Args:
+            batches: the clips.
+            device: where the codec is; None for the model's device.
 
         Raise DataError if the codec has to be measured, which needs waveforms, and a clip is encoded.
         """
-        given = [clips.to(self.device) for clips in batches if len(clips)]
+        given = [clips.to(self.device if device is None else device) for clips in batches if len(clips)]
         if not self.codec.is_fitted:
             if any(clips.values is not None for clips in given):
                 raise DataError(f"the codec of '{self.name}' cannot be measured on clips that are encoded")

@@ -16,11 +16,11 @@ from typing import ClassVar, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from soundomni.core.assembly.aligned import add_aligned
 from soundomni.core.assembly.losses_by_group import clip_parts, text_parts
 from soundomni.core.assembly.modality import EncoderModality, Entered, MadeModality, Modality
+from soundomni.core.assembly.text_loss import summed_nats
 from soundomni.core.attention import plan_attention
 from soundomni.core.attention.conditions import Conditions, Kept, SeenConditions, SeenHints, join_conditions
 from soundomni.core.attention.kv_cache import KVCache
@@ -65,6 +65,7 @@ class UnifiedModel(nn.Module):
         frozen: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self.is_rounded = False  # see compute_in
         self.backbone = backbone
         self.modalities = nn.ModuleDict()
         for modality in modalities:
@@ -175,6 +176,16 @@ class UnifiedModel(nn.Module):
     def dtype(self) -> torch.dtype:
         """Dtype of the parameters."""
         return next(self.backbone.parameters()).dtype
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Round the weights of backbone, connectors and critic to a dtype in which they compute from now on, to use the model, not to
+        train it. Codecs, encoders and normalizers stay as they are.
+        """
+        self.is_rounded = self.is_rounded or dtype != self.dtype
+        for module in (self.backbone, *(modality.connector for modality in self.each())):
+            module.to(dtype)
+        if self.critic is not None:
+            self.critic.compute_in(dtype)
 
     # Training
 
@@ -376,8 +387,7 @@ class UnifiedModel(nn.Module):
         """Return the cross-entropy of text `[N_text, H]` against `labels` `[N_text]` over the labeled `rows` `[N]`:
         (nats, count).
         """
-        logits = self.backbone.head(hidden.index_select(0, rows)).float()
-        total = functional.cross_entropy(logits, labels.index_select(0, rows), reduction="sum")
+        total = summed_nats(self.backbone.head, hidden.index_select(0, rows), labels.index_select(0, rows))
         return total, torch.full((), float(len(rows)), device=total.device)
 
     # Layout

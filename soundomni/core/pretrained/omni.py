@@ -23,7 +23,7 @@ from soundomni.core.assembly.segment_writer import segment_writer
 from soundomni.core.assembly.uninitialized import uninitialized
 from soundomni.core.assembly.wide_layers import lay_out_wide_layers
 from soundomni.core.batches import batches
-from soundomni.core.errors import SpecError
+from soundomni.core.errors import CheckpointError, SpecError
 from soundomni.core.files.names import SPEC_FILE
 from soundomni.core.inference.decoding import iter_tokens, sample_text
 from soundomni.core.inference.editing import Kept
@@ -81,7 +81,7 @@ from soundomni.core.pretrained.directory import (
 )
 from soundomni.core.pretrained.draft import check_draft
 from soundomni.core.pretrained.hub import check_pushable, push
-from soundomni.core.pretrained.weights import MAX_SHARD_BYTES, load_weights, stored_dtype, weight_shapes
+from soundomni.core.pretrained.weights import MAX_SHARD_BYTES, computing_dtype, load_weights, stored_dtype, weight_shapes
 from soundomni.core.representation import Representation
 from soundomni.core.sequence import Context, context_length
 from soundomni.core.spec.clips import check_clips, clips_of
@@ -134,12 +134,12 @@ class SoundOmni:
         *,
         overrides: Mapping[str, object] | None = None,
         device: str | torch.device = "cpu",
+        dtype: torch.dtype | str = torch.float32,
         revision: str | None = None,
         cache_dir: str | Path | None = None,
         offline: bool = False,
     ) -> SoundOmni:
-        """Load a model directory. The weights must fit the spec exactly, in names and shapes; the model computes in
-        fp32.
+        """Load a model directory. The weights must fit the spec exactly, in names and shapes.
 
         Memory holds the model and little more: weights are read tensor by tensor into their place.
 
@@ -150,6 +150,8 @@ class SoundOmni:
             overrides: dotted spec keys to change, such as {"sampler": "heun"}.
             device: device of the model, such as "cpu" or "cuda:0"; "auto" takes the first of cuda, mps and cpu that is
                 there.
+            dtype: dtype in which the model computes, or its name: torch.float32; or torch.bfloat16, which takes half of the memory. Codecs
+                and encoders always compute in float32.
             revision: branch, tag or commit on the Hub.
             cache_dir: directory of the Hub's cache; None leaves it to HF_HUB_CACHE and HF_HOME.
             offline: only look for a Hub model in the cache, as with HF_HUB_OFFLINE=1.
@@ -158,9 +160,9 @@ class SoundOmni:
             CheckpointError: a file is missing or damaged, the weights belong to another model, or the Hub does not
                 provide it.
             PluginError: the spec names an unregistered plugin.
-            SpecError: an override is wrong, there is no such device, or the spec names a file to start from.
+            SpecError: an override is wrong, there is no such device or dtype, or the spec names a file to start from.
         """
-        device = resolve_device(str(device))
+        device, computing = resolve_device(str(device)), computing_dtype(dtype)
         path = find_model(as_directory("the model", directory), revision=revision, cache_dir=cache_dir, offline=offline)
         max_tokens = read_max_tokens(path)
         spec = load_spec([path / SPEC_FILE], list(as_overrides(overrides).items()), base={})
@@ -173,6 +175,8 @@ class SoundOmni:
         with uninitialized():
             model = build()
         load_weights(model, path)
+        if computing != torch.float32:
+            model.compute_in(computing)
         return cls(model.to(device), spec, tokenizer, max_tokens=max_tokens, origin=read_origin(path))
 
     def save_pretrained(
@@ -213,6 +217,8 @@ class SoundOmni:
         stored, shard = stored_dtype(dtype), as_count("max_shard_bytes", max_shard_bytes)
         card, license = as_optional_text("card", card), as_optional_text("license", license)
         check_merged(self.model)
+        if self.model.is_rounded:
+            raise CheckpointError(f"the weights were rounded to {self.model.dtype}. To save them, load the model without dtype")
         parameters = sum(p.numel() for p in self.model.parameters())
         origin = self.origin if license is None else replace(self.origin, license=license)
         write_model(

@@ -31,6 +31,7 @@ SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 MAX_SHARD_BYTES = 5_000_000_000
 """Largest file that is written, unless a single tensor is larger."""
 STORED_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+COMPUTING_DTYPES = (torch.float32, torch.bfloat16)
 
 _MAPPED_BYTES = 16_000_000  # a file stays mapped for this many bytes of tensors, and is then closed, which releases their pages
 
@@ -41,6 +42,14 @@ def stored_dtype(value: torch.dtype | str) -> torch.dtype:
     if isinstance(dtype, torch.dtype) and dtype in STORED_DTYPES:
         return dtype
     raise SpecError(f"dtype is {shown(value)}; expected one of {', '.join(map(str, STORED_DTYPES))}")
+
+
+def computing_dtype(value: torch.dtype | str) -> torch.dtype:
+    """Return the dtype that a name stands for. Raise SpecError for one in which models do not compute."""
+    dtype = getattr(torch, value.removeprefix("torch."), None) if isinstance(value, str) else value
+    if isinstance(dtype, torch.dtype) and dtype in COMPUTING_DTYPES:
+        return dtype
+    raise SpecError(f"dtype is {shown(value)}; expected one of {', '.join(map(str, COMPUTING_DTYPES))}")
 
 
 def write_weights(

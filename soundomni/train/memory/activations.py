@@ -20,7 +20,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -35,6 +34,7 @@ from soundomni.core.assembly.modality import (
     frame_places,
 )
 from soundomni.core.assembly.model import UnifiedModel
+from soundomni.core.assembly.text_loss import summed_nats
 from soundomni.core.attention import plan_attention
 from soundomni.core.attention.flex import FlexPlan
 from soundomni.core.attention.layout import Layout
@@ -44,6 +44,7 @@ from soundomni.core.interfaces import Encoder, Query
 from soundomni.core.sequence import Clips, PackedBatch, Role, SegmentTable
 from soundomni.train.memory.live_memory import LiveMemory
 from soundomni.train.memory.typical_batch import BatchSizes, ClipSizes
+from soundomni.train.memory.without_values import without_values
 from soundomni.train.parallel import recompute_in_backward
 
 Device = Literal["cuda", "cpu"]
@@ -190,8 +191,7 @@ class _Shadow(UnifiedModel):
     def text_loss(self, hidden: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss over the first tokens: only the number of predicted tokens is known."""
         rows = torch.arange(self.sizes.num_labels, device=hidden.device)
-        logits = self.backbone.head(hidden.index_select(0, rows)).float()
-        total = functional.cross_entropy(logits, labels.index_select(0, rows), reduction="sum")
+        total = summed_nats(self.backbone.head, hidden.index_select(0, rows), labels.index_select(0, rows))
         return total, torch.ones((), device=total.device)
 
 
@@ -284,7 +284,7 @@ class MeasuredRun:
         dtype = torch.bfloat16 if self.bf16 and self.sharded else None
         with ExitStack() as stack:
             stack.enter_context(_shortened(layers, 3 if _alike(layers) else len(layers)))
-            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            stack.enter_context(without_values())
             stack.enter_context(placed([m for m in self.model.modules() if id(m) not in out], _place(device), dtype))
             yield
 
@@ -349,7 +349,7 @@ class MeasuredRun:
             return 0
         longest = max(clips.samples)
         count = min(len(clips.samples), 2 * max(1, CODEC_SAMPLES // (longest * codec.spec.channels)))
-        with FakeTensorMode(allow_non_fake_inputs=True), placed(codec.modules(), GPU, None), _Answered(longest), torch.no_grad():
+        with without_values(), placed(codec.modules(), GPU, None), _Answered(longest), torch.no_grad():
             waveform = torch.empty(count, codec.spec.channels, longest, device=GPU)
             lengths = torch.empty(count, dtype=torch.int64, device=GPU)
             with LiveMemory([*codec.parameters(), *codec.buffers(), waveform, lengths]) as live:

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from soundomni.core.interfaces import LossTerms
 from soundomni.train.codec_training import CODEC, CRITICS, CodecTraining
 from soundomni.train.memory.activations import StepMemory, placed
 from soundomni.train.memory.live_memory import LiveMemory
+from soundomni.train.memory.without_values import without_values
 
 CPU = torch.device("cpu")
 
@@ -52,7 +52,7 @@ def measure_codec_step(module: CodecTraining, *, clips: int, samples: int, bf16:
 def _measured(module: CodecTraining, channels: int, samples: int, *, bf16: bool) -> tuple[int, int]:
     """Return what the codec's phase keeps for its backward pass, and the peak of both phases, for one clip."""
     with ExitStack() as stack:
-        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        stack.enter_context(without_values())
         stack.enter_context(placed(module.modules(), CPU, None))
         weights = [*module.parameters(), *module.buffers()]
         for parameter in module.parameters():
