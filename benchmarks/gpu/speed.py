@@ -61,11 +61,12 @@ def large(
     changes: Sequence[str] = (),
 ) -> Spec:
     """Return the spec `demo` with a large backbone and clips of `seconds`, trained in bf16 with AdamW."""
-    sizes = f"hidden_dim: {hidden_dim}, num_layers: {num_layers}, num_heads: {num_heads}, intermediate_dim: {intermediate_dim}"
+    width = intermediate_dim
+    sizes = f"hidden_dim: {hidden_dim}, num_layers: {num_layers}, num_heads: {num_heads}, intermediate_dim: {width}"
     toys = f"{{size: 100000, seed: 0, seconds: {seconds}, events: [1, 1], variation: 0.0}}"
     return spec_of(
         "demo",
-        f"model.backbone={{class_path: mot, init_args: {{{sizes}, qk_norm: gen}}}}",
+        f"model.backbone={{class_path: mot, init_args: {{{sizes}, gen_intermediate_dim: {width}, qk_norm: gen}}}}",
         "model.tokenizer.vocab_size=300",
         f"data.datasets.toys.source.init_args={toys}",
         "data.datasets.toys.tasks={generate: 1.0}",

@@ -30,5 +30,5 @@ def summed_nats(head: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor
     size = max(1, MOST_LOGITS // head(hidden[:0]).shape[-1])
     if len(hidden) <= size:
         return nats(hidden, labels)
-    parts = zip(hidden.split(size), labels.split(size), strict=True)
+    parts = zip(torch.split(hidden, size), torch.split(labels, size), strict=True)
     return torch.stack([checkpoint(nats, some, wanted, use_reentrant=False) for some, wanted in parts]).sum()
